@@ -1,0 +1,174 @@
+"""Fashion-MNIST and its class names, and where the project keeps its files."""
+
+from dataclasses import dataclass
+import os
+from pathlib import Path
+import shutil
+import tempfile
+
+from cam_helpers import garments
+from cam_helpers.backend import keras
+import numpy as np
+import pooch
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+CLASSES_ZH = (
+    "T卹/上衣",
+    "褲子",
+    "套頭衫",
+    "連衣裙",
+    "外套",
+    "涼鞋",
+    "襯衫",
+    "運動鞋",
+    "背包",
+    "短靴",
+)
+
+FASHION_MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+SECONDS_TO_ANSWER = 10
+
+
+@dataclass(frozen=True)
+class Images:
+    """Garments to train on and garments to test on.
+
+    Attributes
+    ----------
+    train_images, test_images
+        (n, 28, 28, 1) float32 in [0, 1], garment bright on black.
+    train_labels, test_labels
+        (n,) int32, the index into ``CLASSES``.
+    source
+        ``"Fashion-MNIST"`` or ``"drawn garments"``: what every figure and number is about.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    source: str
+
+
+def fashion_mnist() -> Images:
+    """Return Fashion-MNIST (60,000 and 10,000 images), or drawn garments where it cannot be had.
+
+    The four files are checked in Keras's cache, fetched where they are missing or damaged (30 MB),
+    and read by ``keras.datasets``. If that fails, one printed line says why, and 6,000 and 1,000
+    drawn garments take their place: look at ``source``.
+
+    Returns
+    -------
+    Images
+        Float images and integer labels.
+
+    References
+    ----------
+    Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747. Notebook 01.
+    """
+    try:
+        _check_cache(_keras_home())
+        (train_images, train_labels), (test_images, test_labels) = (
+            keras.datasets.fashion_mnist.load_data()
+        )
+    except OSError as error:
+        print(f"{error} Drawn garments stand in for Fashion-MNIST.")
+        return Images(
+            *garments.dataset(6_000, seed=0), *garments.dataset(1_000, seed=1), "drawn garments"
+        )
+    return Images(
+        _to_unit_range(train_images),
+        train_labels.astype(np.int32),
+        _to_unit_range(test_images),
+        test_labels.astype(np.int32),
+        "Fashion-MNIST",
+    )
+
+
+def folder() -> Path:
+    """Return the folder with the committed weights and their training log."""
+    checkout = Path(__file__).parents[1] / "data"
+    return checkout if checkout.is_dir() else Path(__file__).parent / "committed"
+
+
+def output_folder() -> Path:
+    """Return the folder that notebooks write to, made if need be.
+
+    The environment's ``CAM_HELPERS_OUTPUT``; else ``build/`` of the checkout; else, where the
+    package is installed without one, ``build/`` of the current folder.
+    """
+    checkout = Path(__file__).parents[1]
+    default = (checkout if (checkout / "notebooks").is_dir() else Path.cwd()) / "build"
+    chosen = Path(os.environ.get("CAM_HELPERS_OUTPUT", default))
+    chosen.mkdir(parents=True, exist_ok=True)
+    return chosen
+
+
+def _to_unit_range(images):
+    return images.astype(np.float32)[..., np.newaxis] / np.float32(255)
+
+
+def _check_cache(home):
+    """Leave four whole files where Keras will read them, or raise OSError with one sentence.
+
+    Keras checks no hash here, takes half a file for a whole one and waits without limit for a
+    server that stalls. Hence pooch: it checks, waits seconds, and renames only what is whole.
+    Where the cache cannot be written to, Keras reads a folder of its own under the system's
+    temporary one; good files of the cache are copied there.
+    """
+    cache = target = home / "datasets" / "fashion-mnist"
+    if not os.access(home, os.W_OK):
+        target = _temporary() / ".keras" / "datasets" / "fashion-mnist"
+    pooch.get_logger().setLevel("WARNING")
+    for name, md5 in FASHION_MNIST_MD5.items():
+        if _is_whole(target / name, md5):
+            continue
+        if target != cache and _is_whole(cache / name, md5):
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(cache / name, target / name)
+            continue
+        try:
+            pooch.retrieve(
+                FASHION_MNIST_URL + name,
+                known_hash=f"md5:{md5}",
+                path=target,
+                fname=name,
+                downloader=pooch.HTTPDownloader(progressbar=True, timeout=SECONDS_TO_ANSWER),
+            )
+        except (OSError, ValueError) as error:
+            state = "is damaged" if (target / name).exists() else "is missing"
+            raise OSError(
+                f"{name} {state} in {target} and could not be fetched from {FASHION_MNIST_URL} "
+                f"({type(error).__name__}): go online and try again, or put the file there."
+            ) from error
+
+
+def _keras_home():
+    """Keras's own rule; it has no public name."""
+    user = Path.home() if os.access(Path.home(), os.W_OK) else _temporary()
+    return Path(os.environ.get("KERAS_HOME", user / ".keras")).expanduser()
+
+
+def _temporary():
+    return Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir())
+
+
+def _is_whole(path, md5):
+    return path.is_file() and pooch.file_hash(str(path), alg="md5") == md5

@@ -1,0 +1,194 @@
+"""Fashion-MNIST from a cache in every state, and from a server in every mood."""
+
+import ctypes
+import functools
+import gzip
+import hashlib
+import http.server
+import os
+from pathlib import Path
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from cam_helpers import data
+from cam_helpers.backend import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMES = tuple(data.FASHION_MNIST_MD5)
+
+
+def mini_files(folder):
+    """Four files in Fashion-MNIST's format with 5 and 3 images; returns their md5 sums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator, sums = np.random.default_rng(0), {}
+    for name in NAMES:
+        count = 5 if "train" in name else 3
+        if "images" in name:
+            raw = bytes(16) + generator.integers(0, 256, count * 784, dtype=np.uint8).tobytes()
+        else:
+            raw = bytes(8) + bytes(range(count))
+        (folder / name).write_bytes(gzip.compress(raw, mtime=0))
+        sums[name] = hashlib.md5((folder / name).read_bytes()).hexdigest()
+    return sums
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def origin(tmp_path):
+    """Folder of good files that a server on this machine serves, and its address."""
+    folder = tmp_path / "origin"
+    sums = mini_files(folder)
+    handler = functools.partial(QuietHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/", sums
+        server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch, origin):
+    """An empty Keras cache whose Fashion-MNIST is the small one."""
+    _, url, sums = origin
+    home = tmp_path / "keras"
+    home.mkdir()
+    monkeypatch.setenv("KERAS_HOME", str(home))
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(home))
+    monkeypatch.setattr(data, "FASHION_MNIST_URL", url)
+    monkeypatch.setattr(data, "FASHION_MNIST_MD5", sums)
+    monkeypatch.setattr(data, "SECONDS_TO_ANSWER", 0.5)
+    return home / "datasets" / "fashion-mnist"
+
+
+@pytest.fixture
+def few_garments(monkeypatch):
+    """Draw a handful of stand-ins instead of thousands."""
+    draw = data.garments.dataset
+    monkeypatch.setattr(data.garments, "dataset", lambda count, seed: draw(count // 500, seed))
+
+
+def test_missing_files_are_fetched_and_read(cache):
+    images = data.fashion_mnist()
+    assert images.source == "Fashion-MNIST"
+    assert images.train_images.shape == (5, 28, 28, 1)
+    assert images.test_images.shape == (3, 28, 28, 1)
+    assert images.train_images.dtype == np.float32
+    assert images.test_labels.dtype == np.int32
+    np.testing.assert_array_equal(images.test_labels, [0, 1, 2])
+    raw = gzip.decompress((cache / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    expected = np.frombuffer(raw, np.uint8).reshape(5, 28, 28, 1) / np.float32(255)
+    np.testing.assert_array_equal(images.train_images, expected)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def swap(path):
+    other = path.with_name(NAMES[0] if path.name != NAMES[0] else NAMES[2])
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, swap])
+def test_a_damaged_file_is_fetched_again(cache, origin, name, damage):
+    mini_files(cache)
+    damage(cache / name)
+    assert data.fashion_mnist().source == "Fashion-MNIST"
+    assert (cache / name).read_bytes() == (origin[0] / name).read_bytes()
+
+
+def test_a_good_cache_needs_no_network(cache, monkeypatch):
+    mini_files(cache)
+    monkeypatch.setattr(data, "FASHION_MNIST_URL", "http://127.0.0.1:9/")
+    assert data.fashion_mnist().source == "Fashion-MNIST"
+
+
+def test_a_damaged_file_out_of_reach_is_named_in_one_line(cache, monkeypatch, capsys, few_garments):
+    mini_files(cache)
+    truncate(cache / NAMES[2])
+    damaged = (cache / NAMES[2]).read_bytes()
+    monkeypatch.setattr(data, "FASHION_MNIST_URL", "http://127.0.0.1:9/")
+    assert data.fashion_mnist().source == "drawn garments"
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"{NAMES[2]} is damaged in {cache}" in said
+    assert "go online and try again, or put the file there" in said
+    assert (cache / NAMES[2]).read_bytes() == damaged  # the user's file, whatever it is
+
+
+def test_a_server_with_the_wrong_file_is_not_believed(cache, origin, capsys, few_garments):
+    truncate(origin[0] / NAMES[0])
+    assert data.fashion_mnist().source == "drawn garments"
+    assert f"{NAMES[0]} is missing" in capsys.readouterr().out
+    assert not (cache / NAMES[0]).exists()
+
+
+def test_a_server_that_stalls_costs_seconds(cache, monkeypatch, capsys, few_garments):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        port = silent.getsockname()[1]
+        monkeypatch.setattr(data, "FASHION_MNIST_URL", f"http://127.0.0.1:{port}/")
+        started = time.perf_counter()
+        images = data.fashion_mnist()
+    assert time.perf_counter() - started < 5
+    assert images.source == "drawn garments"
+    assert images.train_images.shape == (12, 28, 28, 1)
+    assert "ReadTimeout" in capsys.readouterr().out
+
+
+def test_the_rule_for_the_cache_is_keras_own(monkeypatch):
+    assert data._keras_home() == Path(keras.src.backend.config.keras_home()).expanduser()
+
+
+READ = "from cam_helpers import data; print(data.fashion_mnist().source)"
+
+
+def drop_root_s_right_to_write_anywhere():
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a Linux capability")
+def test_a_cache_that_cannot_be_written_to_is_read(fashion_mnist, tmp_path):
+    home = tmp_path / "keras"
+    source = data._keras_home() / "datasets" / "fashion-mnist"
+    target = home / "datasets" / "fashion-mnist"
+    target.mkdir(parents=True)
+    for name in NAMES:
+        (target / name).write_bytes((source / name).read_bytes())
+    for folder in (target, target.parent, home):
+        folder.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_HOME": str(home)},
+        preexec_fn=drop_root_s_right_to_write_anywhere,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "Fashion-MNIST", done.stderr
+    assert done.stderr == ""
+
+
+def test_class_names():
+    assert len(data.CLASSES) == len(data.CLASSES_ZH) == 10
+    assert (data.CLASSES[8], data.CLASSES_ZH[8]) == ("Bag", "背包")
+
+
+def test_output_folder_is_made_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("CAM_HELPERS_OUTPUT", str(tmp_path / "a" / "b"))
+    assert data.output_folder() == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir()
