@@ -1,0 +1,74 @@
+"""The networks that the tutorial explains."""
+
+import json
+from pathlib import Path
+
+from cam_helpers import data
+from cam_helpers.backend import keras
+
+WEIGHTS = "fashion_cnn.weights.h5"
+LOG = "fashion_cnn.log.json"
+
+
+def fashion_cnn() -> keras.Model:
+    """Return the untrained Fashion-MNIST network of notebook 01, with 548,170 parameters.
+
+    Eight 2×2 convolutions, each followed by batch normalisation, in three stages closed by 2×2 max
+    pooling. The last convolution is called ``final``: its (7, 7, 256) output is the last one that
+    still has a height and a width worth mapping. Call ``keras.utils.set_random_seed`` first to get
+    the same initial weights again.
+
+    Returns
+    -------
+    keras.Model
+        Functional model, input ``input`` (batch, 28, 28, 1) float32 in [0, 1], output
+        ``Dense_10nb`` (batch, 10) probabilities.
+    """
+    stages = [[32, 32, 64, 64], [128, 128], [256, 256]]
+    inputs = x = keras.Input((28, 28, 1), name="input")
+    number = 0
+    for stage, filters in enumerate(stages, start=1):
+        for maps in filters:
+            number += 1
+            name = "final" if number == 8 else f"conv{number}"
+            x = keras.layers.Conv2D(maps, 2, padding="same", activation="relu", name=name)(x)
+            x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
+        x = keras.layers.MaxPooling2D(2, name=f"pool{stage}")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(x)
+    x = keras.layers.Flatten(name="flatten")(x)
+    outputs = keras.layers.Dense(10, activation="softmax", name="Dense_10nb")(x)
+    return keras.Model(inputs, outputs, name="fashion_cnn")
+
+
+def load_fashion_cnn() -> keras.Model:
+    """Return :func:`fashion_cnn` with the committed weights, as notebook 01 trained them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If ``data.folder()`` does not hold the weights.
+    """
+    path = data.folder() / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: restore it with git, or run `make weights`")
+    model = fashion_cnn()
+    model.load_weights(path)
+    return model
+
+
+def load_fashion_cnn_log() -> dict:
+    """Return the log of the committed weights' training, as :func:`training.train` returned it."""
+    return json.loads((data.folder() / LOG).read_text(encoding="utf-8"))
+
+
+def save_fashion_cnn(model: keras.Model, log: dict, folder: str | Path) -> None:
+    """Save the weights of a :func:`fashion_cnn`, without the optimizer's state, and their log.
+
+    Weights alone load in every Keras from 3.13 on; a whole model saved by 3.15 does not.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    bare = fashion_cnn()
+    bare.set_weights(model.get_weights())
+    bare.save_weights(folder / WEIGHTS)
+    (folder / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
