@@ -1,0 +1,3 @@
+"""Makes a kernel look like Colab's: the module is there before the first cell runs."""
+
+import google.colab  # noqa: F401
