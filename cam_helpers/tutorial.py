@@ -1,0 +1,167 @@
+"""Runs the notebooks in order with papermill and collects what they show.
+
+``python -m cam_helpers.tutorial`` (``make run``) leaves in ``build/`` the executed notebooks, their
+HTML, their figures, and ``index.html``, a page of them all.
+"""
+
+import base64
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+import html
+from pathlib import Path
+import time
+
+import click
+import nbconvert
+import nbformat
+import papermill
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Run:
+    """One executed notebook: its title, seconds, figures, and the error that stopped it."""
+
+    name: str
+    title: str
+    seconds: float
+    error: str = ""
+    figures: list[tuple[str, str]] = field(default_factory=list)
+
+
+def find_notebooks(folder: Path, only: tuple[str, ...] = ()) -> list[Path]:
+    """Return the notebooks of a folder in order, or those whose name starts as ``only`` says.
+
+    Raises
+    ------
+    ValueError
+        If there is no such notebook; the message lists what there is.
+    """
+    paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    for start in only:
+        if not any(path.name.startswith(start) for path in paths):
+            names = ", ".join(path.stem for path in paths) or "nothing"
+            raise ValueError(f"no notebook starts with '{start}'; {folder} holds {names}")
+    return [path for path in paths if not only or path.name.startswith(only)]
+
+
+def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
+    """Execute one notebook into ``out``, and say how it went instead of raising.
+
+    The notebook itself is not touched. What ran before a failing cell is kept.
+    """
+    started, error = time.perf_counter(), ""
+    known = papermill.inspect_notebook(path)
+    executed = out / path.name
+    try:
+        papermill.execute_notebook(
+            path,
+            executed,
+            {name: value for name, value in parameters.items() if name in known},
+            kernel_name="python3",
+            cwd=path.parent,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # what a kernel says of itself
+        )
+    except papermill.PapermillExecutionError as failure:
+        error = f"cell {failure.cell_index}: {failure.ename}: {failure.evalue}"
+    except Exception as failure:  # a kernel that died, a full disk: this notebook's trouble alone
+        error = f"{type(failure).__name__}: {failure}"
+    seconds = time.perf_counter() - started
+    notebook = nbformat.read(executed if executed.exists() else path, as_version=4)
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
+    return Run(path.stem, _title(notebook), seconds, error, _save_figures(notebook, out, path.stem))
+
+
+def run_all(paths: list[Path], out: Path, parameters: dict, jobs: int = 1) -> list[Run]:
+    """Execute notebooks, ``jobs`` at a time, with a progress bar; return the runs in order."""
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    runs = {}
+    with ProcessPoolExecutor(jobs) as pool, tqdm(total=len(paths), unit="notebook") as bar:
+        waiting = {pool.submit(run_notebook, path, out, parameters): path for path in paths}
+        bar.set_description(paths[0].stem)
+        for done in as_completed(waiting):
+            run = runs[waiting[done]] = done.result()
+            bar.write(f"{run.name}  {run.seconds:.0f} s  {'FAILED' if run.error else 'ok'}")
+            left = [path for future, path in waiting.items() if not future.done()]
+            bar.set_description(left[0].stem if left else "done")
+            bar.update()
+    return [runs[path] for path in paths]
+
+
+def index_page(runs: list[Run]) -> str:
+    """Return the HTML page with each notebook's title, pictures and a link to the whole of it."""
+    sections = []
+    for run in runs:
+        error = f"<p class=error>Stopped at {html.escape(run.error)}</p>" if run.error else ""
+        pictures = "".join(
+            f'<a href="{run.name}.html"><img src="{file}" alt="{html.escape(alt)}"></a>'
+            for file, alt in run.figures
+        )
+        sections.append(
+            f'<h2><a href="{run.name}.html">{html.escape(run.title)}</a> '
+            f"<small>{run.seconds:.0f} s</small></h2>{error}<div>{pictures}</div>"
+        )
+    return _PAGE.replace("SECTIONS", "\n".join(sections))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>What a convolutional network looks at</title>
+<style>
+body {font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem}
+div {display: flex; flex-wrap: wrap; gap: 1rem; align-items: start}
+img {max-width: 100%; height: auto}
+small {color: #666; font-weight: normal} .error {color: #b00020}
+</style>
+<h1>What a convolutional network looks at</h1>
+SECTIONS
+</html>
+"""
+
+
+def _title(notebook):
+    first = notebook.cells[0].source.splitlines()[0] if notebook.cells else ""
+    return first.lstrip("# ") or "Untitled"
+
+
+def _save_figures(notebook, out, name):
+    """Write each picture to a file; return the files with the headings that they stand under."""
+    figures, heading = [], ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
+            heading = headings[-1].lstrip("# ") if headings else heading
+        for output in cell.get("outputs", []):
+            if picture := output.get("data", {}).get("image/png"):
+                file = f"figures/{name}-{len(figures) + 1}.png"
+                (out / file).write_bytes(base64.b64decode(picture))
+                figures.append((file, heading))
+    return figures
+
+
+@click.command()
+@click.option("--only", multiple=True, metavar="NUMBER", help="Run this notebook; may be repeated.")
+@click.option("--full", is_flag=True, help="Train all 25 epochs instead of loading the weights.")
+@click.option("--jobs", default=1, type=click.IntRange(1), help="Notebooks at a time.")
+@click.option("--out", default=ROOT / "build", type=click.Path(path_type=Path, file_okay=False))
+def main(only: tuple[str, ...], full: bool, jobs: int, out: Path) -> None:
+    """Run the notebooks in order into build/, and draw a page of their figures."""
+    try:
+        paths = find_notebooks(ROOT / "notebooks", only)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    runs = run_all(paths, out, {"train": True} if full else {}, jobs)
+    (out / "index.html").write_text(index_page(runs), encoding="utf-8")
+    click.echo(f"{out / 'index.html'}: {sum(len(run.figures) for run in runs)} figures")
+    failed = [run for run in runs if run.error]
+    for run in failed:
+        click.echo(f"{run.name} failed, {run.error}", err=True)
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
