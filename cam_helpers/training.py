@@ -85,9 +85,7 @@ def train(
         callbacks=[
             keras.callbacks.LambdaCallback(on_epoch_begin=lambda number, _: epoch.assign(number)),
             _Log(folder / LOG, log),  # before the backup: an epoch may be logged twice, never lost
-            keras.callbacks.BackupAndRestore(
-                folder / "backup", double_checkpoint=True, delete_checkpoint=False
-            ),
+            _Backup(folder / "backup", double_checkpoint=True, delete_checkpoint=False),
             *([_ProgressLine(epochs, len(batches))] if progress else []),
         ],
     )
@@ -132,6 +130,23 @@ def _open_log(path, recipe, epochs):
             f"{epochs} of {recipe}: name another folder, or delete this one."
         )
     return log
+
+
+class _Backup(keras.callbacks.BackupAndRestore):
+    """Keras's backup, with the two things that it leaves out taken from the optimizer's step count.
+
+    It writes weights and number of the epoch one after the other: a kill between the two would
+    train an epoch twice. And it does not keep how often dropout has drawn: once a step.
+    """
+
+    def on_train_begin(self, logs=None):
+        Path(self.backup_dir, "training_metadata.json").unlink(missing_ok=True)
+        super().on_train_begin(logs)
+        steps = int(self.model.optimizer.iterations)
+        self.model._initial_epoch = steps // self.params["steps"]
+        for state in self.model.variables:
+            if state.name == "seed_generator_state":
+                state.assign([state[0], steps])
 
 
 class _Log(keras.callbacks.Callback):

@@ -25,8 +25,8 @@ class Run:
     """One executed notebook: its title, seconds, figures, and the error that stopped it."""
 
     name: str
-    title: str
-    seconds: float
+    title: str = "(no title)"
+    seconds: float = 0
     error: str = ""
     figures: list[tuple[str, str]] = field(default_factory=list)
 
@@ -52,10 +52,12 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
 
     The notebook itself is not touched. What ran before a failing cell is kept.
     """
-    started, error = time.perf_counter(), ""
-    known = papermill.inspect_notebook(path)
     executed = out / path.name
+    executed.unlink(missing_ok=True)
+    run, started = Run(path.stem), time.perf_counter()
     try:
+        run.title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+        known = papermill.inspect_notebook(path)
         papermill.execute_notebook(
             path,
             executed,
@@ -63,17 +65,19 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
             kernel_name="python3",
             cwd=path.parent,
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],  # what a kernel says of itself
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what a kernel says of itself
         )
     except papermill.PapermillExecutionError as failure:
-        error = f"cell {failure.cell_index}: {failure.ename}: {failure.evalue}"
-    except Exception as failure:  # a kernel that died, a full disk: this notebook's trouble alone
-        error = f"{type(failure).__name__}: {failure}"
-    seconds = time.perf_counter() - started
-    notebook = nbformat.read(executed if executed.exists() else path, as_version=4)
-    page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
-    (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
-    return Run(path.stem, _title(notebook), seconds, error, _save_figures(notebook, out, path.stem))
+        run.error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
+    except Exception as failure:  # a dead kernel, a broken file: this notebook's trouble alone
+        run.error = f"{type(failure).__name__}: {failure}"
+    run.seconds = time.perf_counter() - started
+    if executed.exists():
+        notebook = nbformat.read(executed, as_version=4)
+        page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+        (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        run.figures = _save_figures(notebook, out, path.stem)
+    return run
 
 
 def run_all(paths: list[Path], out: Path, parameters: dict, jobs: int = 1) -> list[Run]:
@@ -96,7 +100,7 @@ def index_page(runs: list[Run]) -> str:
     """Return the HTML page with each notebook's title, pictures and a link to the whole of it."""
     sections = []
     for run in runs:
-        error = f"<p class=error>Stopped at {html.escape(run.error)}</p>" if run.error else ""
+        error = f"<p class=error>Stopped: {html.escape(run.error)}</p>" if run.error else ""
         pictures = "".join(
             f'<a href="{run.name}.html"><img src="{file}" alt="{html.escape(alt)}"></a>'
             for file, alt in run.figures
@@ -121,11 +125,6 @@ small {color: #666; font-weight: normal} .error {color: #b00020}
 SECTIONS
 </html>
 """
-
-
-def _title(notebook):
-    first = notebook.cells[0].source.splitlines()[0] if notebook.cells else ""
-    return first.lstrip("# ") or "Untitled"
 
 
 def _save_figures(notebook, out, name):
@@ -159,7 +158,7 @@ def main(only: tuple[str, ...], full: bool, jobs: int, out: Path) -> None:
     click.echo(f"{out / 'index.html'}: {sum(len(run.figures) for run in runs)} figures")
     failed = [run for run in runs if run.error]
     for run in failed:
-        click.echo(f"{run.name} failed, {run.error}", err=True)
+        click.echo(f"{run.name} failed: {run.error}", err=True)
     raise SystemExit(1 if failed else 0)
 
 

@@ -131,6 +131,36 @@ def test_more_epochs_go_on_from_a_finished_training(tiny, tmp_path):
     assert int(tiny[0].optimizer.iterations) == 9
 
 
+def cut_weights_short(backup):
+    path = backup / "latest.weights.h5"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def keep_old_number_of_epoch(backup):
+    (backup / "training_metadata.json").write_text('{"epoch": 1, "batch": 0}')
+
+
+def write_half_a_number(backup):
+    (backup / "training_metadata.json").write_text('{"epo')
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_weights_short, keep_old_number_of_epoch, write_half_a_number]
+)
+def test_a_kill_while_the_backup_is_written_does_no_harm(tiny, tmp_path, damage):
+    model = keras.models.clone_model(tiny[0])
+    model.set_weights(tiny[0].get_weights())
+    undisturbed = fit(tiny, tmp_path / "undisturbed", epochs=3)
+
+    tiny = (model, *tiny[1:])
+    fit(tiny, tmp_path / "killed", epochs=2)
+    damage(tmp_path / "killed" / "backup")
+    log = fit(tiny, tmp_path / "killed", epochs=3)
+
+    for one, other in zip(undisturbed["epochs"], log["epochs"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"epochs": 1}])
 def test_a_folder_with_another_training_is_refused(tiny, tmp_path, other):
     before = fit(tiny, tmp_path)

@@ -16,7 +16,7 @@ def write(folder, name, *sources):
     parameters = new_code_cell("train = None\nsize = 1", metadata={"tags": ["parameters"]})
     cells = [new_markdown_cell(f"# Title of {name}"), parameters]
     cells += [new_markdown_cell("## A picture & more")] + [new_code_cell(s) for s in sources]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / f"{name}.ipynb")
 
 
@@ -28,6 +28,7 @@ def project(tmp_path_factory):
     write(notebooks, "01_fine", DRAW, "print(train)")
     write(notebooks, "02_broken", DRAW, "1 / 0", "print('never')")
     write(notebooks, "03_dies", "import os; os._exit(1)")
+    (notebooks / "05_no_notebook.ipynb").write_text("half a noteb")
     write(notebooks, "04_fine", "print(size, __import__('pathlib').Path.cwd())")
     return root
 
@@ -50,8 +51,9 @@ def test_a_failing_notebook_stops_nothing_else(invoke, project, tmp_path):
     before = {path: path.read_bytes() for path in project.rglob("*.ipynb")}
     done = invoke("--jobs", "2")
     assert done.exit_code == 1
-    assert "02_broken failed, cell 3: ZeroDivisionError: division by zero" in done.stderr
-    assert "03_dies failed, DeadKernelError" in done.stderr
+    assert "02_broken failed: In [3]: ZeroDivisionError: division by zero" in done.stderr
+    assert "03_dies failed: DeadKernelError" in done.stderr
+    assert "05_no_notebook failed: NotJSONError" in done.stderr
     assert "01_fine failed" not in done.output + done.stderr
     assert f"1 {project}/notebooks" in outputs(tmp_path / "04_fine.ipynb")
     assert "never" not in outputs(tmp_path / "02_broken.ipynb")
@@ -77,4 +79,4 @@ def test_only_says_what_there_is(invoke):
     done = invoke("--only", "7")
     assert done.exit_code == 2
     assert "no notebook starts with '7'" in done.stderr
-    assert "holds 01_fine, 02_broken, 03_dies, 04_fine" in done.stderr
+    assert "holds 01_fine, 02_broken, 03_dies, 04_fine, 05_no_notebook" in done.stderr
