@@ -2,55 +2,60 @@
 #   make run VENV=$VIRTUAL_ENV      make run VENV=$CONDA_PREFIX
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+BIN := $(if $(VENV),$(VENV),$(error VENV is empty: name an environment, or leave VENV out))/bin
 ARGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL = 3
 
 ifeq ($(VENV),.venv)
 READY := .venv/ready
+else
+READY := packages
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit smoke check notebooks badges weights lock colab
+.PHONY: help run test lint unit smoke check notebooks bench badges weights lock colab packages
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 run: $(READY)  ## run the notebooks into build/ (ARGS="--only 02", "--full", "--jobs 2")
-	$(BIN)/python -m cam_helpers.tutorial $(ARGS)
+	"$(BIN)/python" -m cam_helpers.tutorial $(ARGS)
 
 test: lint unit smoke check  ## everything below, down to check
 
 lint: $(READY)  ## style of code and notebooks
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m cam_helpers.badges --check
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/python" -m cam_helpers.badges --check
 
 unit: $(READY)  ## tests of the helpers
-	$(BIN)/python -m pytest --ignore=tests/test_notebooks.py
+	"$(BIN)/python" -m pytest --ignore=tests/test_notebooks.py
 
 smoke: $(READY)  ## each notebook with small parameters (papermill)
-	$(BIN)/python -m pytest tests/test_notebooks.py -k "not stored"
+	"$(BIN)/python" -m pytest tests/test_notebooks.py -k "not stored"
 
 check: $(READY)  ## stored outputs against a fresh run (nbval)
-	$(BIN)/python -m pytest tests/test_notebooks.py -k stored
+	"$(BIN)/python" -m pytest tests/test_notebooks.py -k stored
 
 notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
-	$(BIN)/ruff format notebooks
+	cp build/gradcam_and_gradcam_plus_plus.png data/
+
+bench: $(READY)  ## how many forward passes a map costs, side by side; writes build/bench.json
+	"$(BIN)/python" -m cam_helpers.bench
 
 badges: $(READY)  ## write the repository's address into notebooks and README
-	$(BIN)/python -m cam_helpers.badges
+	"$(BIN)/python" -m cam_helpers.badges
 
 weights: $(READY)  ## train the Fashion-MNIST network for real and keep its weights and log in data/
-	$(BIN)/python -m cam_helpers.tutorial --only 01 --full
+	"$(BIN)/python" -m cam_helpers.tutorial --only 01 --full
 	cp build/fashion_cnn/fashion_cnn.weights.h5 build/fashion_cnn/fashion_cnn.log.json data/
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows into requirements.lock
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --upgrade --no-header --no-emit-index-url \
+	"$(BIN)/python" -m pip install --quiet uv
+	"$(BIN)/uv" pip compile --universal --python-version 3.11 --upgrade --no-header --no-emit-index-url \
 		--extra dev pyproject.toml --output-file requirements.lock
 
 colab:  ## run the notebooks with Colab's versions, from another folder (Python 3.13)
@@ -60,6 +65,13 @@ colab:  ## run the notebooks with Colab's versions, from another folder (Python 
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else \
 		"expected Python 3.11 to 3.13, received %s.%s: name one, make PYTHON=python3.12 ..." \
 		% sys.version_info[:2])'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
+
+packages:
+	@"$(BIN)/python" -c 'import importlib.util as u, sys; \
+		lacking = [n for n in ("tensorflow", "tf_keras_vis", "papermill", "nbval", "ruff") \
+			if u.find_spec(n) is None]; \
+		sys.exit("$(VENV) lacks " + ", ".join(lacking) + \
+			": pip install -r requirements.lock there, or run make without VENV" if lacking else 0)'

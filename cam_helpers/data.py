@@ -4,12 +4,16 @@ from dataclasses import dataclass
 import os
 from pathlib import Path
 import shutil
+import socket
 import tempfile
+import time
+from urllib.parse import urlsplit
 
 from cam_helpers import garments
 from cam_helpers.backend import keras
 import numpy as np
 import pooch
+import requests
 
 CLASSES = (
     "T-shirt/top",
@@ -44,6 +48,7 @@ FASHION_MNIST_MD5 = {
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
 SECONDS_TO_ANSWER = 10
+CHECKOUT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,7 @@ def fashion_mnist() -> Images:
 
 def folder() -> Path:
     """Return the folder with the committed weights and their training log."""
-    checkout = Path(__file__).parents[1] / "data"
-    return checkout if checkout.is_dir() else Path(__file__).parent / "committed"
+    return CHECKOUT / "data" if _in_checkout() else Path(__file__).parent / "committed"
 
 
 def output_folder() -> Path:
@@ -114,11 +118,14 @@ def output_folder() -> Path:
     The environment's ``CAM_HELPERS_OUTPUT``; else ``build/`` of the checkout; else, where the
     package is installed without one, ``build/`` of the current folder.
     """
-    checkout = Path(__file__).parents[1]
-    default = (checkout if (checkout / "notebooks").is_dir() else Path.cwd()) / "build"
+    default = (CHECKOUT if _in_checkout() else Path.cwd()) / "build"
     chosen = Path(os.environ.get("CAM_HELPERS_OUTPUT", default))
     chosen.mkdir(parents=True, exist_ok=True)
     return chosen
+
+
+def _in_checkout():
+    return (CHECKOUT / "pyproject.toml").is_file()
 
 
 def _to_unit_range(images):
@@ -142,9 +149,11 @@ def _check_cache(home):
             continue
         if target != cache and _is_whole(cache / name, md5):
             target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(cache / name, target / name)
+            shutil.copyfile(cache / name, target / f"{name}.{os.getpid()}")
+            os.replace(target / f"{name}.{os.getpid()}", target / name)
             continue
         try:
+            _reach(FASHION_MNIST_URL)
             pooch.retrieve(
                 FASHION_MNIST_URL + name,
                 known_hash=f"md5:{md5}",
@@ -158,6 +167,26 @@ def _check_cache(home):
                 f"{name} {state} in {target} and could not be fetched from {FASHION_MNIST_URL} "
                 f"({type(error).__name__}): go online and try again, or put the file there."
             ) from error
+
+
+def _reach(url):
+    """Raise OSError if no address of a host answers in time; pooch would try them all in full."""
+    if requests.utils.get_environ_proxies(url):
+        return
+    place, started, failure = urlsplit(url), time.monotonic(), OSError(f"{url} has no address")
+    port = place.port or {"http": 80, "https": 443}[place.scheme]
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        place.hostname, port, type=socket.SOCK_STREAM
+    ):
+        with socket.socket(family, kind, protocol) as attempt:
+            attempt.settimeout(SECONDS_TO_ANSWER / 4)
+            try:
+                return attempt.connect(address)
+            except OSError as error:
+                failure = error
+        if time.monotonic() - started > SECONDS_TO_ANSWER:
+            break
+    raise failure
 
 
 def _keras_home():

@@ -14,9 +14,8 @@ def fashion_cnn() -> keras.Model:
     """Return the untrained Fashion-MNIST network of notebook 01, with 548,170 parameters.
 
     Eight 2×2 convolutions, each followed by batch normalisation, in three stages closed by 2×2 max
-    pooling. The last convolution is called ``final``: its (7, 7, 256) output is the last one that
-    still has a height and a width worth mapping. Call ``keras.utils.set_random_seed`` first to get
-    the same initial weights again.
+    pooling. The last convolution is called ``final``; its output is (7, 7, 256). Call
+    ``keras.utils.set_random_seed`` first to get the same initial weights again.
 
     Returns
     -------
@@ -41,7 +40,7 @@ def fashion_cnn() -> keras.Model:
 
 
 def load_fashion_cnn() -> keras.Model:
-    """Return :func:`fashion_cnn` with the committed weights, as notebook 01 trained them.
+    """Return :func:`fashion_cnn` with the committed weights, trained by the recipe of notebook 01.
 
     Raises
     ------

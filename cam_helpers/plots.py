@@ -57,8 +57,8 @@ def show_images(
         One for each image.
     """
     titles = [""] * len(images) if titles is None else titles
-    rows = -(-len(images) // columns)
-    lines = max(len(title.splitlines()) for title in titles)
+    rows = max(1, -(-len(images) // columns))
+    lines = max((len(title.splitlines()) for title in titles), default=0)
     figure, axes = plt.subplots(
         rows, columns, squeeze=False, figsize=(1.25 * columns, (1.25 + 0.2 * lines) * rows)
     )
@@ -91,7 +91,8 @@ def overlay(
     cmap, alpha
         Matplotlib's name of the colours, and their opacity: 0 shows the image alone.
     limits
-        Values of the first and the last colour; None for 0 and the map's maximum.
+        Values of the first and the last colour; None for 0 and the map's maximum (1 if there is
+        nothing above 0).
 
     Raises
     ------
@@ -105,7 +106,7 @@ def overlay(
             f"{heatmap.shape}: resize it first."
         )
     ax = show_image(image, ax=ax)
-    low, high = limits or (0, heatmap.max() or 1)
+    low, high = limits or (0, heatmap.max() if heatmap.max() > 0 else 1)
     ax.imshow(heatmap, cmap=cmap, alpha=alpha, vmin=low, vmax=high)
     ax.set_title(title if heatmap.any() else f"{title}\n(zero everywhere)".strip())
     return ax

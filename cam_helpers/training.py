@@ -27,10 +27,10 @@ def train(
 ) -> dict:
     """Train ``model`` in place with the tutorial's recipe, going on where an earlier run stopped.
 
-    Sparse categorical cross-entropy on probabilities; Adam with a learning rate of 1e-4 / (1 + 1e-6
-    · step). The order of the images depends on ``seed`` and the epoch alone, and the state of
-    optimizer and dropout is kept with the weights after each epoch. So a run that was killed ends
-    with the same weights as one that was left in peace.
+    Sparse categorical cross-entropy on probabilities; Adam with a learning rate of
+    1e-4 / (1 + 1e-6 · step). Weights and optimizer are kept after each epoch. The order of the
+    images follows from ``seed`` and the epoch, and dropout's draws from the step. So a run that was
+    killed ends with the same weights as one that was left in peace.
 
     Parameters
     ----------
@@ -62,6 +62,7 @@ def train(
     folder = Path(folder)
     recipe = {
         "images": len(images),
+        "validation_images": len(validation_data[0]),
         "batch_size": batch_size,
         "seed": seed,
         "parameters": model.count_params(),
@@ -73,7 +74,8 @@ def train(
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+    with tf.device("CPU"):
+        epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     batches = _shuffled_batches(images, labels, batch_size, seed, epoch)
     model.fit(
         batches,
@@ -141,7 +143,10 @@ class _Backup(keras.callbacks.BackupAndRestore):
 
     def on_train_begin(self, logs=None):
         Path(self.backup_dir, "training_metadata.json").unlink(missing_ok=True)
-        super().on_train_begin(logs)
+        try:
+            super().on_train_begin(logs)
+        except OSError:  # killed while the first backup was written: there is no older one
+            Path(self.backup_dir, "latest.weights.h5").unlink()
         steps = int(self.model.optimizer.iterations)
         self.model._initial_epoch = steps // self.params["steps"]
         for state in self.model.variables:

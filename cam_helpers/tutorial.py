@@ -8,6 +8,7 @@ import base64
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 import html
+import os
 from pathlib import Path
 import time
 
@@ -28,6 +29,7 @@ class Run:
     title: str = "(no title)"
     seconds: float = 0
     error: str = ""
+    page: str = ""
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -40,10 +42,10 @@ def find_notebooks(folder: Path, only: tuple[str, ...] = ()) -> list[Path]:
         If there is no such notebook; the message lists what there is.
     """
     paths = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    for start in only:
+    names = ", ".join(path.stem for path in paths) or "none"
+    for start in only or ("",):
         if not any(path.name.startswith(start) for path in paths):
-            names = ", ".join(path.stem for path in paths) or "nothing"
-            raise ValueError(f"no notebook starts with '{start}'; {folder} holds {names}")
+            raise ValueError(f"expected notebooks like '{start}…' in {folder}, found {names}")
     return [path for path in paths if not only or path.name.startswith(only)]
 
 
@@ -75,7 +77,8 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
     if executed.exists():
         notebook = nbformat.read(executed, as_version=4)
         page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
-        (out / f"{path.stem}.html").write_text(page, encoding="utf-8")
+        run.page = f"{path.stem}.html"
+        (out / run.page).write_text(page, encoding="utf-8")
         run.figures = _save_figures(notebook, out, path.stem)
     return run
 
@@ -83,6 +86,7 @@ def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
 def run_all(paths: list[Path], out: Path, parameters: dict, jobs: int = 1) -> list[Run]:
     """Execute notebooks, ``jobs`` at a time, with a progress bar; return the runs in order."""
     (out / "figures").mkdir(parents=True, exist_ok=True)
+    os.environ["CAM_HELPERS_OUTPUT"] = str(out.resolve())  # for the notebooks' own files
     runs = {}
     with ProcessPoolExecutor(jobs) as pool, tqdm(total=len(paths), unit="notebook") as bar:
         waiting = {pool.submit(run_notebook, path, out, parameters): path for path in paths}
@@ -102,11 +106,12 @@ def index_page(runs: list[Run]) -> str:
     for run in runs:
         error = f"<p class=error>Stopped: {html.escape(run.error)}</p>" if run.error else ""
         pictures = "".join(
-            f'<a href="{run.name}.html"><img src="{file}" alt="{html.escape(alt)}"></a>'
-            for file, alt in run.figures
+            f'<figure><img src="{file}" alt="{html.escape(heading)}">'
+            f"<figcaption>{html.escape(heading)}</figcaption></figure>"
+            for file, heading in run.figures
         )
         sections.append(
-            f'<h2><a href="{run.name}.html">{html.escape(run.title)}</a> '
+            f'<h2>{run.name[:2]} <a href="{run.page}">{html.escape(run.title)}</a> '
             f"<small>{run.seconds:.0f} s</small></h2>{error}<div>{pictures}</div>"
         )
     return _PAGE.replace("SECTIONS", "\n".join(sections))
@@ -117,9 +122,9 @@ _PAGE = """<!doctype html>
 <title>What a convolutional network looks at</title>
 <style>
 body {font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem}
-div {display: flex; flex-wrap: wrap; gap: 1rem; align-items: start}
-img {max-width: 100%; height: auto}
-small {color: #666; font-weight: normal} .error {color: #b00020}
+div {display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: start}
+figure {margin: 0} img {max-width: 100%; height: auto}
+small, figcaption {color: #666; font-weight: normal} .error {color: #b00020}
 </style>
 <h1>What a convolutional network looks at</h1>
 SECTIONS

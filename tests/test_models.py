@@ -45,6 +45,7 @@ def test_committed_weights_are_small_and_of_the_full_training():
     assert [row["epoch"] for row in log["epochs"]] == list(range(1, 26))
     assert log["recipe"] == {
         "images": 60_000,
+        "validation_images": 10_000,
         "batch_size": 150,
         "seed": 0,
         "parameters": 548_170,

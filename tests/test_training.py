@@ -1,8 +1,6 @@
 """A training that is killed, for real, and goes on."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -50,7 +48,7 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path):
     process = start(killed)
     while process.poll() is None and len(rows(killed)) < 3:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
     reached = len(rows(killed))
     assert 3 <= reached < EPOCHS, "the training was over before it could be killed"
@@ -89,7 +87,13 @@ def fit(tiny, folder, **options):
 
 def test_log_says_what_was_done(tiny, tmp_path):
     log = fit(tiny, tmp_path)
-    assert log["recipe"] == {"images": 12, "batch_size": 5, "seed": 0, "parameters": 34}
+    assert log["recipe"] == {
+        "images": 12,
+        "validation_images": 12,
+        "batch_size": 5,
+        "seed": 0,
+        "parameters": 34,
+    }
     assert [row["epoch"] for row in log["epochs"]] == [1, 2]
     assert set(log["epochs"][0]) == {
         "epoch",
@@ -144,18 +148,20 @@ def write_half_a_number(backup):
     (backup / "training_metadata.json").write_text('{"epo')
 
 
+@pytest.mark.parametrize("reached", [1, 2])
 @pytest.mark.parametrize(
     "damage", [cut_weights_short, keep_old_number_of_epoch, write_half_a_number]
 )
-def test_a_kill_while_the_backup_is_written_does_no_harm(tiny, tmp_path, damage):
-    model = keras.models.clone_model(tiny[0])
-    model.set_weights(tiny[0].get_weights())
+def test_a_kill_while_the_backup_is_written_does_no_harm(tiny, tmp_path, damage, reached):
+    model, images, labels = tiny
+    first, second = keras.models.clone_model(model), keras.models.clone_model(model)
+    for copy in (first, second):
+        copy.set_weights(model.get_weights())
     undisturbed = fit(tiny, tmp_path / "undisturbed", epochs=3)
 
-    tiny = (model, *tiny[1:])
-    fit(tiny, tmp_path / "killed", epochs=2)
+    fit((first, images, labels), tmp_path / "killed", epochs=reached)
     damage(tmp_path / "killed" / "backup")
-    log = fit(tiny, tmp_path / "killed", epochs=3)
+    log = fit((second, images, labels), tmp_path / "killed", epochs=3)
 
     for one, other in zip(undisturbed["epochs"], log["epochs"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}

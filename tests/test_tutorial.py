@@ -78,5 +78,5 @@ def test_only_and_full(invoke, tmp_path):
 def test_only_says_what_there_is(invoke):
     done = invoke("--only", "7")
     assert done.exit_code == 2
-    assert "no notebook starts with '7'" in done.stderr
-    assert "holds 01_fine, 02_broken, 03_dies, 04_fine, 05_no_notebook" in done.stderr
+    assert "expected notebooks like '7…'" in done.stderr
+    assert "found 01_fine, 02_broken, 03_dies, 04_fine, 05_no_notebook" in done.stderr
