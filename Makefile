@@ -39,6 +39,8 @@ check: $(READY)  ## stored outputs against a fresh run (nbval)
 	"$(BIN)/python" -m pytest tests/test_notebooks.py -k stored
 
 notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
+	@"$(BIN)/python" -c 'from cam_helpers import data; \
+		data.fashion_mnist().source == "Fashion-MNIST" or exit("stored outputs come from real data")'
 	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	cp build/gradcam_and_gradcam_plus_plus.png data/

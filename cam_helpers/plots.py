@@ -147,7 +147,7 @@ def show_maps(
     count = len(images)
     titles = [""] * count if titles is None else titles
     lines = max(len(title.splitlines()) for title in titles)
-    size = (1.25 * count + 1, 1.3 * (len(rows) + 1) + 0.2 * lines)
+    size = (1.1 * count + 1, 1.15 * (len(rows) + 1) + 0.2 * lines)
     figure, axes = plt.subplots(len(rows) + 1, count, squeeze=False, figsize=size)
     for ax, image, title in zip(axes[0], images, titles, strict=True):
         show_image(image, title, ax)

@@ -1,0 +1,146 @@
+"""The notebooks: their anatomy, a run with small parameters, and their stored outputs."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {
+    "01_train_a_fashion_cnn": {
+        "train": True,
+        "epochs": 2,
+        "batch_size": 30,
+        "train_images": 150,
+        "test_images": 100,
+    },
+    "02_map_a_class_with_tf_keras_vis": {"count": 20},
+}
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tagged(path, tag):
+    return [cell for cell in code_cells(path) if tag in cell.metadata.get("tags", [])]
+
+
+def text_outputs(path):
+    return [
+        output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+        for cell in code_cells(path)
+        for output in cell.outputs
+    ]
+
+
+def test_every_notebook_has_small_parameters():
+    assert set(SMALL) == {path.stem for path in PATHS}
+
+
+@each_notebook
+def test_anatomy(path):
+    notebook, code = read(path), code_cells(path)
+    first = notebook.cells[0].source
+    assert first.startswith("# ")
+    for part in (
+        "colab-badge.svg",
+        "**What you'll do.**",
+        "**What you'll learn**",
+        "**What you'll",
+    ):
+        assert part in first
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = [line for line in prose.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## Setup"
+    assert headings[-4:] == [
+        "## What can mislead you",
+        "## Recap",
+        "## Exercises",
+        "## References",
+    ]
+    assert code[0].metadata["tags"] == ["setup"]
+    assert code[0].outputs == []
+    assert len(tagged(path, "parameters")) == 1
+    assert tagged(path, "nbval-check-output")
+    assert len(code) <= 25
+    assert max(len(cell.source.splitlines()) for cell in code) <= 25
+    assert path.stat().st_size <= 500_000
+
+
+@each_notebook
+def test_outputs_are_committed_whole_and_from_real_data(path):
+    code = code_cells(path)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr"
+    for cell in tagged(path, "nbval-check-output"):
+        assert cell.outputs
+    text = "\n".join(text_outputs(path))
+    assert "source: Fashion-MNIST" in text
+    assert "drawn garments" not in text
+    assert "random weights" not in text
+    assert str(ROOT) not in text
+    assert "papermill" not in read(path).metadata
+
+
+@each_notebook
+def test_smoke_with_small_parameters(path, tmp_path):
+    small = SMALL[path.stem]
+    unknown = set(small) - set(papermill.inspect_notebook(path))
+    assert not unknown, "papermill would only warn"
+    os.environ["CAM_HELPERS_OUTPUT"] = str(tmp_path)
+    try:
+        done = papermill.execute_notebook(
+            path,
+            tmp_path / path.name,
+            small,
+            kernel_name="python3",
+            cwd=path.parent,
+            progress_bar=False,
+            execution_timeout=300,
+        )
+    finally:
+        del os.environ["CAM_HELPERS_OUTPUT"]
+    assert [cell for cell in done.cells if cell.get("execution_count") is None] == [
+        cell for cell in done.cells if cell.cell_type == "markdown"
+    ]
+    if small.get("train"):
+        assert (tmp_path / "fashion_cnn" / "fashion_cnn.weights.h5").exists()
+        assert "2 epochs of 150 images" in "\n".join(text_outputs(tmp_path / path.name))
+
+
+@each_notebook
+def test_stored_outputs_repeat(path, fashion_mnist, tmp_path):
+    """nbval, on the processor: the stored numbers are those of the committed weights."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--nbval-lax",
+            "--nbval-current-env",
+            "--nbval-cell-timeout=300",
+            "-p",
+            "no:cacheprovider",
+            str(path),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "CAM_HELPERS_OUTPUT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert f"{len(code_cells(path))} passed" in done.stdout
