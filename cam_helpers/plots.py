@@ -26,6 +26,7 @@ def use_style() -> None:
             "image.interpolation": "nearest",
             "image.cmap": "gray",
             "font.size": 11,
+            "axes.titlesize": 10,
         }
     )
 
@@ -147,7 +148,8 @@ def show_maps(
     count = len(images)
     titles = [""] * count if titles is None else titles
     lines = max(len(title.splitlines()) for title in titles)
-    size = (1.1 * count + 1, 1.15 * (len(rows) + 1) + 0.2 * lines)
+    side = 1.1 if count > 5 else 1.4  # inches
+    size = (side * count + 1, (side + 0.05) * (len(rows) + 1) + 0.2 * lines)
     figure, axes = plt.subplots(len(rows) + 1, count, squeeze=False, figsize=size)
     for ax, image, title in zip(axes[0], images, titles, strict=True):
         show_image(image, title, ax)
