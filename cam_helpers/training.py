@@ -145,8 +145,10 @@ class _Backup(keras.callbacks.BackupAndRestore):
         Path(self.backup_dir, "training_metadata.json").unlink(missing_ok=True)
         try:
             super().on_train_begin(logs)
-        except OSError:  # killed while the first backup was written: there is no older one
-            Path(self.backup_dir, "latest.weights.h5").unlink()
+        except OSError:
+            if Path(self.backup_dir, "latest.weights.h5.bkp").exists():
+                raise
+            Path(self.backup_dir, "latest.weights.h5").unlink()  # half of the first backup
         steps = int(self.model.optimizer.iterations)
         self.model._initial_epoch = steps // self.params["steps"]
         for state in self.model.variables:

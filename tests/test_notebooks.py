@@ -5,6 +5,7 @@ from pathlib import Path
 import subprocess
 import sys
 
+from cam_helpers import data
 import nbformat
 import papermill
 import pytest
@@ -46,6 +47,12 @@ def text_outputs(path):
 
 def test_every_notebook_has_small_parameters():
     assert set(SMALL) == {path.stem for path in PATHS}
+
+
+def test_the_table_of_classes_is_that_of_the_helper():
+    prose = "\n".join(cell.source for cell in read(PATHS[0]).cells)
+    for label, (name, name_zh) in enumerate(zip(data.CLASSES, data.CLASSES_ZH, strict=True)):
+        assert f"| {label} | {name} | {name_zh} |" in prose
 
 
 @each_notebook
@@ -97,23 +104,20 @@ def test_outputs_are_committed_whole_and_from_real_data(path):
 
 
 @each_notebook
-def test_smoke_with_small_parameters(path, tmp_path):
+def test_smoke_with_small_parameters(path, tmp_path, monkeypatch):
     small = SMALL[path.stem]
     unknown = set(small) - set(papermill.inspect_notebook(path))
     assert not unknown, "papermill would only warn"
-    os.environ["CAM_HELPERS_OUTPUT"] = str(tmp_path)
-    try:
-        done = papermill.execute_notebook(
-            path,
-            tmp_path / path.name,
-            small,
-            kernel_name="python3",
-            cwd=path.parent,
-            progress_bar=False,
-            execution_timeout=300,
-        )
-    finally:
-        del os.environ["CAM_HELPERS_OUTPUT"]
+    monkeypatch.setenv("CAM_HELPERS_OUTPUT", str(tmp_path))
+    done = papermill.execute_notebook(
+        path,
+        tmp_path / path.name,
+        small,
+        kernel_name="python3",
+        cwd=path.parent,
+        progress_bar=False,
+        execution_timeout=300,
+    )
     assert [cell for cell in done.cells if cell.get("execution_count") is None] == [
         cell for cell in done.cells if cell.cell_type == "markdown"
     ]

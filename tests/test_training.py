@@ -167,6 +167,16 @@ def test_a_kill_while_the_backup_is_written_does_no_harm(tiny, tmp_path, damage,
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
 
 
+def test_a_backup_that_cannot_be_read_at_all_is_not_thrown_away(tiny, tmp_path):
+    fit(tiny, tmp_path)
+    kept = [tmp_path / "backup" / f"latest.weights.h5{end}" for end in ("", ".bkp")]
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(OSError, match=r"truncated file|Unable to"):
+        fit(tiny, tmp_path, epochs=3)
+    assert all(path.exists() for path in kept)
+
+
 @pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"epochs": 1}])
 def test_a_folder_with_another_training_is_refused(tiny, tmp_path, other):
     before = fit(tiny, tmp_path)
