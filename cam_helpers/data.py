@@ -4,16 +4,10 @@ from dataclasses import dataclass
 import os
 from pathlib import Path
 import shutil
-import socket
-import tempfile
-import time
-from urllib.parse import urlsplit
 
-from cam_helpers import garments
+from cam_helpers import fetch, garments
 from cam_helpers.backend import keras
 import numpy as np
-import pooch
-import requests
 
 CLASSES = (
     "T-shirt/top",
@@ -47,7 +41,6 @@ FASHION_MNIST_MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-SECONDS_TO_ANSWER = 10
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -89,7 +82,7 @@ def fashion_mnist() -> Images:
     Xiao, Rasul and Vollgraf 2017, https://arxiv.org/abs/1708.07747. Notebook 01.
     """
     try:
-        _check_cache(_keras_home())
+        _check_cache()
         (train_images, train_labels), (test_images, test_labels) = (
             keras.datasets.fashion_mnist.load_data()
         )
@@ -132,72 +125,21 @@ def _to_unit_range(images):
     return images.astype(np.float32)[..., np.newaxis] / np.float32(255)
 
 
-def _check_cache(home):
-    """Leave four whole files where Keras will read them, or raise OSError with one sentence.
-
-    Keras checks no hash here, takes half a file for a whole one and waits without limit for a
-    server that stalls. Hence pooch: it checks, waits seconds, and renames only what is whole.
-    Where the cache cannot be written to, Keras reads a folder of its own under the system's
-    temporary one; good files of the cache are copied there.
-    """
-    cache = target = home / "datasets" / "fashion-mnist"
-    if not os.access(home, os.W_OK):
-        target = _temporary() / ".keras" / "datasets" / "fashion-mnist"
-    pooch.get_logger().setLevel("WARNING")
+def _check_cache():
+    """Leave four whole files where Keras will read them, or raise OSError with one sentence."""
+    folder = fetch.folder("datasets/fashion-mnist")
     for name, md5 in FASHION_MNIST_MD5.items():
-        if _is_whole(target / name, md5):
-            continue
-        if target != cache and _is_whole(cache / name, md5):
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(cache / name, target / f"{name}.{os.getpid()}")
-            os.replace(target / f"{name}.{os.getpid()}", target / name)
-            continue
         try:
-            _reach(FASHION_MNIST_URL)
-            pooch.retrieve(
-                FASHION_MNIST_URL + name,
-                known_hash=f"md5:{md5}",
-                path=target,
-                fname=name,
-                downloader=pooch.HTTPDownloader(progressbar=True, timeout=SECONDS_TO_ANSWER),
+            path = fetch.whole_file(
+                "datasets/fashion-mnist", name, FASHION_MNIST_URL + name, f"md5:{md5}"
             )
-        except (OSError, ValueError) as error:
-            state = "is damaged" if (target / name).exists() else "is missing"
+            if path.parent != folder:  # the cache cannot be written to: Keras will not look there
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, folder / f"{name}.{os.getpid()}")
+                os.replace(folder / f"{name}.{os.getpid()}", folder / name)
+        except OSError as error:
+            state = "is damaged" if (folder / name).exists() else "is missing"
             raise OSError(
-                f"{name} {state} in {target} and could not be fetched from {FASHION_MNIST_URL} "
-                f"({type(error).__name__}): go online and try again, or put the file there."
+                f"{name} {state} in {folder} and could not be fetched from {FASHION_MNIST_URL} "
+                f"({error}): go online and restart Python, or put the file there."
             ) from error
-
-
-def _reach(url):
-    """Raise OSError if no address of a host answers in time; pooch would try them all in full."""
-    if requests.utils.get_environ_proxies(url):
-        return
-    place, started, failure = urlsplit(url), time.monotonic(), OSError(f"{url} has no address")
-    port = place.port or {"http": 80, "https": 443}[place.scheme]
-    for family, kind, protocol, _, address in socket.getaddrinfo(
-        place.hostname, port, type=socket.SOCK_STREAM
-    ):
-        with socket.socket(family, kind, protocol) as attempt:
-            attempt.settimeout(SECONDS_TO_ANSWER / 4)
-            try:
-                return attempt.connect(address)
-            except OSError as error:
-                failure = error
-        if time.monotonic() - started > SECONDS_TO_ANSWER:
-            break
-    raise failure
-
-
-def _keras_home():
-    """Keras's own rule; it has no public name."""
-    user = Path.home() if os.access(Path.home(), os.W_OK) else _temporary()
-    return Path(os.environ.get("KERAS_HOME", user / ".keras")).expanduser()
-
-
-def _temporary():
-    return Path("/tmp" if Path("/tmp").is_dir() else tempfile.gettempdir())
-
-
-def _is_whole(path, md5):
-    return path.is_file() and pooch.file_hash(str(path), alg="md5") == md5

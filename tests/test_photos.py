@@ -1,0 +1,202 @@
+"""Photos: the samples, files of every kind, and three ways to a network's size."""
+
+import socket
+
+from cam_helpers import photos
+import numpy as np
+from PIL import Image
+import pytest
+
+STRIPES = np.zeros((40, 80, 3), np.uint8)  # red, green and blue columns in the middle, dark outside
+STRIPES[:, 20:40], STRIPES[:, 40:60] = (255, 0, 0), (0, 255, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cat", (300, 451, 3)),
+        ("espresso", (400, 600, 3)),
+        ("camera", (512, 512, 3)),
+        ("motorcycle", (500, 741, 3)),
+    ],
+)
+def test_samples_need_no_network(name, shape, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a sample photo was about to be downloaded")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    photo = photos.sample_photo(name)
+    assert photo.shape == shape
+    assert photo.dtype == np.uint8
+    assert photo.max() > 200
+
+
+def test_an_unknown_sample():
+    with pytest.raises(ValueError, match=r"^expected one of cat, espresso, camera, motorcycle, re"):
+        photos.sample_photo("dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("cat", "Egyptian_cat"),
+        ("espresso", "espresso"),
+        ("camera", "tripod"),
+        ("motorcycle", "moped"),
+    ],
+)
+@pytest.mark.parametrize("how", ["crop", "letterbox"])
+def test_a_network_sees_in_the_samples_what_they_show(mobilenet, name, label, how):
+    image = photos.fit(photos.sample_photo(name), mobilenet.input_size, how)
+    logits = mobilenet.model(mobilenet.preprocess(image[np.newaxis]))
+    assert mobilenet.decode(logits, top=1)[0][0][0] == label
+
+
+def test_a_file_is_read_as_it_is(tmp_path):
+    Image.fromarray(STRIPES).save(tmp_path / "stripes.png")
+    photo = photos.load_photo(tmp_path / "stripes.png")
+    np.testing.assert_array_equal(photo, STRIPES)
+    assert photo.flags.writeable
+    np.testing.assert_array_equal(photos.load_photo(str(tmp_path / "stripes.png")), STRIPES)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
+def test_files_of_other_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("photo.tif" if mode in ("CMYK", "YCbCr") else "photo.png")
+    image = Image.fromarray(np.where(STRIPES > 0, np.uint8(255), np.uint8(0))).convert(mode)
+    image.save(path)
+    photo = photos.load_photo(path)
+    assert photo.shape == (40, 80, 3)
+    np.testing.assert_array_equal(photo, np.asarray(image.convert("RGB")))
+
+
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # upright when turned clockwise
+    Image.fromarray(STRIPES).save(tmp_path / "sideways.png", exif=exif)
+    np.testing.assert_array_equal(
+        photos.load_photo(tmp_path / "sideways.png"), np.rot90(STRIPES, k=-1)
+    )
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    pixels = np.array([[(10, 20, 30, 255), (10, 20, 30, 0), (0, 100, 200, 51)]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "glass.png")
+    expected = [[[10, 20, 30], [255, 255, 255], [204, 224, 244]]]  # a fifth of the colour
+    np.testing.assert_array_equal(photos.load_photo(tmp_path / "glass.png"), expected)
+    palette = Image.fromarray(STRIPES).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette.save(tmp_path / "glass.gif", transparency=palette.getpixel((0, 0)))
+    photo = photos.load_photo(tmp_path / "glass.gif")
+    np.testing.assert_array_equal(photo[0, 0], [255, 255, 255])
+    np.testing.assert_array_equal(photo[0, 30], [255, 0, 0])
+
+
+def test_what_is_no_photo_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match=r"^expected the path of a photo, received 'no.jpg', which i"):
+        photos.load_photo("no.jpg")
+    with pytest.raises(OSError, match=r"which is no file\.$"):
+        photos.load_photo(tmp_path)
+    text, half = tmp_path / "text.jpg", tmp_path / "half.png"
+    text.write_text("not a photo")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (99, 99, 3), dtype=np.uint8)).save(half)
+    half.write_bytes(half.read_bytes()[:9000])
+    for path in (text, half):
+        with pytest.raises(ValueError, match="which Pillow cannot read as a whole image: save it"):
+            photos.load_photo(path)
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"^expected 8 bits a channel, received '.*' of mode I;16"):
+        photos.load_photo(tmp_path / "deep.png")
+    Image.fromarray(STRIPES).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="cannot read as a whole"):
+        photos.load_photo(tmp_path / "huge.png")
+
+
+def test_crop_keeps_the_middle_and_its_proportions():
+    image = photos.fit(STRIPES, (20, 20))
+    assert image.shape == (20, 20, 3)
+    assert image.dtype == np.float32
+    red, green = (image[..., :2] > 127).all(axis=0).T
+    np.testing.assert_array_equal(np.flatnonzero(red), range(10))
+    np.testing.assert_array_equal(np.flatnonzero(green), range(10, 20))
+
+
+def test_crop_is_resizing_and_cutting_the_middle_out_in_one():
+    photo = photos.sample_photo("cat")[:, :448]
+    half = Image.fromarray(photo).resize((224, 150), Image.Resampling.BILINEAR)
+    expected = np.asarray(half, np.float32)[:, 37:187]
+    np.testing.assert_allclose(photos.fit(photo, (150, 150)), expected, atol=1)
+    image = photos.fit(photo.swapaxes(0, 1), (150, 150))
+    np.testing.assert_allclose(image, expected.swapaxes(0, 1), atol=1)
+
+
+def test_stretch_shows_everything():
+    image = photos.fit(STRIPES, (20, 20), how="stretch")
+    red, green = (image[..., :2] > 127).any(axis=0).T
+    np.testing.assert_array_equal(np.flatnonzero(red), range(5, 10))
+    np.testing.assert_array_equal(np.flatnonzero(green), range(10, 15))
+
+
+def test_letterbox_adds_bars_of_one_colour():
+    image = photos.fit(STRIPES, (20, 20), how="letterbox")
+    for bar in (image[:5], image[15:]):
+        np.testing.assert_array_equal(bar, np.broadcast_to(photos.LETTERBOX_FILL, (5, 20, 3)))
+    red, green = (image[5:15, :, :2] > 127).all(axis=0).T
+    np.testing.assert_array_equal(np.flatnonzero(red), range(5, 10))
+    np.testing.assert_array_equal(np.flatnonzero(green), range(10, 15))
+    upright = photos.fit(STRIPES.swapaxes(0, 1), (20, 20), how="letterbox")
+    np.testing.assert_array_equal(upright, image.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("how", photos.WAYS_TO_FIT)
+@pytest.mark.parametrize("size", [(10, 30), (30, 10), (100, 160), (40, 80)])
+def test_sizes_are_height_and_width_also_of_small_photos(how, size):
+    image = photos.fit(STRIPES, size, how)
+    assert image.shape == (*size, 3)
+    assert image.min() >= 0
+    assert image.max() <= 255
+    if size in [(40, 80), (100, 160)] and how != "letterbox":
+        part = STRIPES if how == "stretch" or size == (40, 80) else STRIPES[:, 8:72]
+        middles = (np.arange(size[1]) + 0.5) * part.shape[1] / size[1] - 0.5
+        red = np.interp(middles, range(part.shape[1]), part[0, :, 0])
+        np.testing.assert_allclose(image[size[0] // 2, :, 0], red, atol=1)
+
+
+def test_shrinking_averages_and_does_not_skip_pixels():
+    board = np.indices((64, 64)).sum(axis=0)[..., np.newaxis] % 2 * 255
+    image = photos.fit(np.tile(board, 3).astype(np.uint8), (8, 8))
+    np.testing.assert_allclose(image, 127.5, atol=2)
+
+
+def test_the_given_photo_stays_as_it_is():
+    photo = STRIPES.copy()
+    for how in photos.WAYS_TO_FIT:
+        photos.fit(photo, (40, 80), how)[:] = 7
+    np.testing.assert_array_equal(photo, STRIPES)
+
+
+@pytest.mark.parametrize(
+    ("photo", "size", "how", "message"),
+    [
+        (STRIPES / 255, (8, 8), "crop", r"^expected a photo \(height, width, 3\) uint8, received"),
+        (
+            STRIPES[..., 0],
+            (8, 8),
+            "crop",
+            r"received \(40, 80\) uint8: load_photo and sample",
+        ),
+        (STRIPES[:0], (8, 8), "crop", r"received \(0, 80, 3\) uint8"),
+        (
+            STRIPES,
+            224,
+            "crop",
+            r"^expected a size \(height, width\) of at least 1 pixel, received",
+        ),
+        (STRIPES, (0, 8), "crop", r"received \(0, 8\).$"),
+        (STRIPES, (8, 8), "fill", "^expected one of crop, stretch, letterbox, received 'fill'.$"),
+    ],
+)
+def test_what_does_not_fit_is_refused(photo, size, how, message):
+    with pytest.raises(ValueError, match=message):
+        photos.fit(photo, size, how)
