@@ -1,0 +1,272 @@
+"""Which layer of a network to explain, and the network cut open there.
+
+A layer inside a nested model has a path: ``"mobilenet/conv_pw_13_relu"``. The additions and
+activations that ``keras.ops`` leaves in a network are no layers but have names, and count here.
+"""
+
+from collections.abc import Iterator
+
+from cam_helpers.backend import keras
+import numpy as np
+
+KEEP_THE_SCORES = ("Flatten", "Reshape", "Dropout", "Identity")
+AFTER_THE_MAPS = (
+    "MaxPooling2D",
+    "AveragePooling2D",
+    "Dropout",
+    "SpatialDropout2D",
+    "ZeroPadding2D",
+    "Cropping2D",
+    "UpSampling2D",
+)
+
+
+def nodes(model: keras.Model) -> Iterator:
+    """Yield each call of a layer or operation, in order: with operation, input and output tensors.
+
+    Raises
+    ------
+    ValueError
+        As :func:`graph_of`.
+    """
+    graph = graph_of(model)
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def graph_of(model: keras.Model) -> keras.Model:
+    """Return the functional model that ``model`` is or, if it is ``Sequential``, that it runs.
+
+    Raises
+    ------
+    ValueError
+        If there is none: a subclassed model, or a Sequential one that was never built.
+    """
+    graph = getattr(model, "_functional", model)
+    if not hasattr(graph, "_nodes_by_depth"):
+        raise ValueError(
+            f"expected a functional model, or a Sequential one with an Input, received "
+            f"{type(model).__name__} '{model.name}', which has no graph: rebuild it as "
+            "keras.Model(inputs, outputs)."
+        )
+    return graph
+
+
+def map_layers(model: keras.Model) -> list[str]:
+    """Return the paths of the layers whose output is (batch, height, width, maps), in order."""
+    paths = []
+    for node in nodes(model):
+        name, inside = node.operation.name, node.operation
+        if isinstance(inside, keras.Model):
+            paths += [f"{name}/{path}" for path in map_layers(inside)]
+        elif _has_place(node.outputs[0].shape):
+            paths.append(name)
+    return paths
+
+
+def explainable_layer(model: keras.Model) -> str:
+    """Return the path of the layer to explain: the last whose maps still have a place.
+
+    That is the last output with height and width above 1 that a convolution leads to, after its
+    activation, batch normalisation and addition, and before pooling and dropout. The feature maps
+    there are the most abstract ones that still know where.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or the model has no graph.
+
+    References
+    ----------
+    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3. Notebook 04.
+    """
+    found, convolved = None, False
+    for node in nodes(model):
+        operation = node.operation
+        kind = type(operation).__name__
+        convolved |= "Conv" in kind
+        if isinstance(operation, keras.Model):
+            try:
+                found = f"{operation.name}/{explainable_layer(operation)}"
+            except ValueError:
+                continue  # a nested head, or nested augmentation
+        elif convolved and _has_place(node.outputs[0].shape) and kind not in AFTER_THE_MAPS:
+            found = operation.name
+        convolved |= found is not None
+    if found is None:
+        shapes = [f"'{node.operation.name}' {node.outputs[0].shape}" for node in nodes(model)]
+        raise ValueError(
+            f"expected a convolution with an output (batch, height, width, maps) in "
+            f"'{model.name}', received {', '.join(shapes[-8:])}: there is no map to explain."
+        )
+    return found
+
+
+def split(model: keras.Model, layer: str) -> keras.Model:
+    """Return a model from images to two outputs: the feature maps of a layer, and the scores.
+
+    It shares every layer with ``model``.
+
+    Parameters
+    ----------
+    model
+        Functional or ``Sequential``, with one output.
+    layer
+        Name, or path into nested models, of a layer with output (batch, height, width, maps).
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or its output has another rank.
+    """
+    name, _, path = layer.partition("/")
+    node = next(
+        (node for node in reversed(list(nodes(model))) if node.operation.name == name), None
+    )
+    if node is None or (path and not isinstance(node.operation, keras.Model)):
+        raise ValueError(f"layer '{layer}' is not in '{model.name}'{_try(model)}")
+    if isinstance(node.operation, keras.Model):
+        return _split_inside(model, node.operation, path or explainable_layer(node.operation))
+    shape = node.outputs[0].shape
+    if len(shape) != 4:
+        raise ValueError(
+            f"layer '{layer}' has shape {shape}; a map needs (batch, height, width, maps)"
+            f"{_try(model)}"
+        )
+    graph = graph_of(model)
+    return keras.Model(graph.input, [node.outputs[0], graph.output])
+
+
+def to_logits(model: keras.Model) -> keras.Model:
+    """Return a model whose scores are logits: ``model`` without its final softmax or sigmoid.
+
+    The activation may belong to a last ``Dense`` or convolution, or be a layer of its own. Every
+    layer before it is shared with ``model``, which stays as it is; the last one's weights are
+    copied. A model that ends in logits is returned as it is.
+
+    References
+    ----------
+    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3: the score is the one before
+    the softmax. Notebook 02 shows what becomes of the map otherwise.
+    """
+    last, after = _last_scoring_node(model)
+    operation, before = last.operation, last.input_tensors
+    if isinstance(operation, keras.Model):
+        logits = to_logits(operation)
+        if logits is operation:
+            return model
+        scores = logits(before[0])
+    elif final_activation(model) is None:
+        return model
+    elif hasattr(operation, "kernel"):
+        config = {**operation.get_config(), "activation": "linear"}
+        bare = type(operation).from_config(config)
+        scores = bare(before[0])
+        bare.set_weights(operation.get_weights())
+    else:
+        scores = before[0]
+    for operation in after:
+        scores = type(operation).from_config(operation.get_config())(scores)
+    return keras.Model(graph_of(model).input, scores, name=model.name)
+
+
+def final_activation(model: keras.Model) -> str | None:
+    """Return ``"softmax"`` or ``"sigmoid"`` if that is what a model's scores have gone through."""
+    operation = _last_scoring_node(model)[0].operation
+    if isinstance(operation, keras.Model):
+        return final_activation(operation)
+    kind = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__)
+    return kind.lower() if kind.lower() in ("softmax", "sigmoid") else None
+
+
+def head_weights(model: keras.Model, layer: str) -> np.ndarray:
+    """Return the weights (maps, classes) of a head of global average pooling and one ``Dense``.
+
+    Raises
+    ------
+    ValueError
+        If anything else lies between the layer's maps and the scores.
+    """
+    dense, _ = _last_scoring_node(model)
+    kernel = getattr(dense.operation, "kernel", None)
+    pool = _maker(model, dense.input_tensors[0])
+    while pool is not None and _keeps_the_scores(pool.operation):
+        pool = _maker(model, pool.input_tensors[0])
+    is_pool = pool is not None and type(pool.operation).__name__ == "GlobalAveragePooling2D"
+    if kernel is None or not is_pool or _innermost(model, pool.input_tensors[0]) != layer:
+        raise ValueError(
+            f"expected global average pooling and one Dense between '{layer}' and the scores of "
+            f"'{model.name}', received another head: use grad_cam, which takes any."
+        )
+    return np.reshape(kernel, (pool.input_tensors[0].shape[-1], -1))
+
+
+def _last_scoring_node(model):
+    """The last call that changes the scores, and the operations that only reshape them after it."""
+    graph = graph_of(model)
+    if len(graph.outputs) != 1:
+        raise ValueError(
+            f"expected a model with one output, received {len(graph.outputs)}: choose one with "
+            "keras.Model(model.input, model.outputs[0])."
+        )
+    after = []
+    node = _maker(model, graph.outputs[0])
+    while _keeps_the_scores(node.operation) and _maker(model, node.input_tensors[0]) is not None:
+        after.insert(0, node.operation)
+        node = _maker(model, node.input_tensors[0])
+    return node, after
+
+
+def _maker(model, tensor):
+    """The node that a tensor of the model comes out of; None for its input."""
+    made = (node for node in nodes(model) if any(tensor is output for output in node.outputs))
+    return next(made, None)
+
+
+def _innermost(model, tensor):
+    """The path of the layer that a tensor comes out of, through nested models."""
+    node = _maker(model, tensor)
+    if node is None:
+        return None
+    operation = node.operation
+    if isinstance(operation, keras.Model):
+        return f"{operation.name}/{_innermost(operation, graph_of(operation).outputs[0])}"
+    return operation.name
+
+
+def _keeps_the_scores(operation):
+    linear = getattr(operation, "activation", None) is keras.activations.linear
+    kind = type(operation).__name__
+    return kind in KEEP_THE_SCORES or (kind == "Activation" and linear)
+
+
+def _split_inside(model, nested, path):
+    inside, feature_maps = split(nested, path), []
+
+    def call(operation, *args, **kwargs):
+        if operation is not nested:
+            return operation(*args, **kwargs)
+        maps, output = inside(*args)
+        feature_maps.append(maps)
+        return output
+
+    graph = graph_of(model)
+    uncompiled = keras.Model(graph.input, graph.output)
+    copy = keras.models.clone_model(
+        uncompiled, clone_function=lambda each: each, call_function=call
+    )
+    return keras.Model(copy.input, [feature_maps[-1], copy.output])
+
+
+def _has_place(shape):
+    return len(shape) == 4 and 1 not in shape[1:3]
+
+
+def _try(model):
+    paths = map_layers(model)
+    if not paths:
+        return ": no layer of it has a map."
+    listed = ", ".join(f"'{path}'" for path in paths[-8:])
+    return f". Try one of: {'…, ' if len(paths) > 8 else ''}{listed}."

@@ -1,0 +1,139 @@
+"""Where the cells of a heatmap belong on the image. Knows only arrays."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+class ReceptiveField(NamedTuple):
+    """What one cell of a layer's maps sees of the image, rows first, in pixels.
+
+    Attributes
+    ----------
+    size
+        Height and width of the part of the image that one cell depends on.
+    stride
+        Distance between the centres of neighbouring cells.
+    start
+        Centre of the first cell: cell ``i`` is centred at ``start + stride * i``, where pixel 0 is
+        centred at 0. It may lie outside the image.
+    """
+
+    size: tuple[int, int]
+    stride: tuple[float, float]
+    start: tuple[float, float]
+
+
+def assumed_by_resizing(cells: tuple[int, int], image_size: tuple[int, int]) -> ReceptiveField:
+    """Return where resizing a heatmap of so many cells puts them: evenly over the whole image."""
+    stride = tuple(pixels / count for pixels, count in zip(image_size, cells, strict=True))
+    return ReceptiveField(
+        size=tuple(image_size), stride=stride, start=tuple((step - 1) / 2 for step in stride)
+    )
+
+
+def interpolation(cells: int, pixels: int, stride: float, start: float) -> np.ndarray:
+    """Return how much of each cell each pixel of one axis shows.
+
+    A pixel between the centres of two cells mixes them linearly; a pixel outside all centres shows
+    the nearest cell.
+
+    Returns
+    -------
+    np.ndarray
+        (pixels, cells) float32, rows that sum to 1.
+    """
+    position = np.clip((np.arange(pixels) - start) / stride, 0, cells - 1)  # in cells
+    distance = np.abs(position[:, np.newaxis] - np.arange(cells))
+    return np.maximum(0, 1 - distance).astype(np.float32)
+
+
+def place(
+    heatmap: np.ndarray, image_size: tuple[int, int], field: ReceptiveField | Literal["resize"]
+) -> np.ndarray:
+    """Return a heatmap as large as the image, each cell's value where the network looked.
+
+    Parameters
+    ----------
+    heatmap
+        (..., h, w) float, one value a cell; any number of maps at once.
+    image_size
+        Height and width of the image in pixels, as the network received it.
+    field
+        Of the layer that the map belongs to, from ``models.receptive_field``. ``"resize"`` spreads
+        the cells evenly over the image, as ``tf.image.resize`` does: right where the two agree
+        (VGG16), off by half a cell and more elsewhere.
+
+    Returns
+    -------
+    np.ndarray
+        (..., height, width) float32. Outside the centres of all cells it repeats the nearest one:
+        see :func:`is_between_cells`.
+
+    Raises
+    ------
+    ValueError
+        If the heatmap has fewer than two axes, or the field is another word.
+
+    References
+    ----------
+    Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields. Notebook 04.
+    """
+    heatmap = np.asarray(heatmap, np.float32)
+    if heatmap.ndim < 2:
+        raise ValueError(f"expected a heatmap (..., height, width), received {heatmap.shape}.")
+    rows, columns = interpolations(heatmap.shape[-2:], image_size, field)
+    return rows @ heatmap @ columns.T
+
+
+def interpolations(
+    cells: tuple[int, int],
+    image_size: tuple[int, int],
+    field: ReceptiveField | Literal["resize"],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return :func:`interpolation` of the rows (height, h) and of the columns (width, w)."""
+    field = resolve(field, cells, image_size)
+    return tuple(map(interpolation, cells, image_size, field.stride, field.start))
+
+
+def centres(
+    cells: tuple[int, int],
+    image_size: tuple[int, int],
+    field: ReceptiveField | Literal["resize"],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixel rows (h,) and columns (w,) that the cells are centred at."""
+    field = resolve(field, cells, image_size)
+    return tuple(
+        start + stride * np.arange(count)
+        for count, stride, start in zip(cells, field.stride, field.start, strict=True)
+    )
+
+
+def resolve(
+    field: ReceptiveField | Literal["resize"], cells: tuple[int, int], image_size: tuple[int, int]
+) -> ReceptiveField:
+    """Return the field itself, or for ``"resize"`` the one that resizing assumes."""
+    if isinstance(field, str) and field == "resize":
+        return assumed_by_resizing(cells, image_size)
+    if not isinstance(field, ReceptiveField):
+        raise ValueError(
+            f"expected a ReceptiveField or 'resize', received {field!r}: "
+            "models.receptive_field(model, layer) gives one."
+        )
+    return field
+
+
+def is_between_cells(
+    cells: tuple[int, int],
+    image_size: tuple[int, int],
+    field: ReceptiveField | Literal["resize"],
+) -> np.ndarray:
+    """Return which pixels lie between the centres of cells: (height, width) bool.
+
+    What :func:`place` shows of the other pixels is extrapolated.
+    """
+    rows, columns = (
+        (centre[0] <= np.arange(pixels)) & (np.arange(pixels) <= centre[-1])
+        for centre, pixels in zip(centres(cells, image_size, field), image_size, strict=True)
+    )
+    return rows[:, np.newaxis] & columns

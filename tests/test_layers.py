@@ -1,0 +1,222 @@
+"""Which layer, and the network without its softmax: every kind of model a reader may bring."""
+
+from cam_helpers import layers, models
+from cam_helpers.backend import keras
+import numpy as np
+import pytest
+
+L = keras.layers
+
+
+def conv_net(*head, name="net"):
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, name="conv")(inputs)
+    x = L.BatchNormalization(name="norm")(x)
+    x = L.ReLU(name="relu")(x)
+    x = L.MaxPooling2D(name="pool")(x)
+    for layer in head or (L.Flatten(), L.Dense(5, activation="softmax", name="scores")):
+        x = layer(x)
+    return keras.Model(inputs, x, name=name)
+
+
+def backbone_in_a_sequential():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, activation="relu", name="inner_conv")(inputs)
+    x = L.Conv2D(6, 3, activation="relu", name="inner_last")(x)
+    backbone = keras.Model(inputs, x, name="backbone")
+    layers_ = [keras.Input((8, 8, 3)), L.Rescaling(2.0), backbone, L.GlobalAveragePooling2D()]
+    return keras.Sequential([*layers_, L.Dense(5, activation="softmax")], name="transfer")
+
+
+def images(seed=0, count=2):
+    return np.random.default_rng(seed).random((count, 8, 8, 3), np.float32)
+
+
+HEADS = {
+    "dense softmax": [L.Flatten, lambda: L.Dense(5, activation="softmax")],
+    "dense sigmoid": [L.Flatten, lambda: L.Dense(1, activation="sigmoid")],
+    "activation": [L.Flatten, lambda: L.Dense(5), lambda: L.Activation("softmax")],
+    "softmax layer": [L.Flatten, lambda: L.Dense(5), L.Softmax],
+    "operation": [L.Flatten, lambda: L.Dense(5), lambda: keras.ops.softmax],
+    "convolution": [
+        lambda: L.GlobalAveragePooling2D(keepdims=True),
+        lambda: L.Conv2D(5, 1, activation="softmax"),
+        L.Flatten,
+        lambda: L.Dropout(0.5),
+        lambda: L.Activation("linear"),
+    ],
+    "nested head": [
+        lambda: keras.Sequential(
+            [keras.Input((3, 3, 4)), L.Flatten(), L.Dense(5, activation="softmax")]
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_to_logits_undoes_the_activation_and_leaves_the_model_alone(head):
+    model = conv_net(*[make() for make in HEADS[head]])
+    before, config = model(images()).numpy(), str(model.get_config())
+    logits = layers.to_logits(model)
+    activation = "sigmoid" if before.shape[1] == 1 else "softmax"
+    again = getattr(keras.activations, activation)(logits(images())).numpy()
+    np.testing.assert_allclose(again, before, atol=1e-6)
+    assert np.abs(logits(images()).numpy() - before).max() > 0.01
+    np.testing.assert_array_equal(model(images()).numpy(), before)
+    assert str(model.get_config()) == config
+    for old, new in zip(model.get_weights(), logits.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert layers.final_activation(model) == activation
+    assert layers.final_activation(logits) is None
+    assert layers.to_logits(logits) is logits
+
+
+def test_predict_gives_the_same_bits_before_and_after():
+    model = conv_net()
+    before = model.predict(images(), verbose=0)
+    layers.split(layers.to_logits(model), "relu")
+    np.testing.assert_array_equal(model.predict(images(), verbose=0), before)
+
+
+def test_explainable_layer_is_after_norm_and_activation_and_before_pooling():
+    assert layers.explainable_layer(conv_net()) == "relu"
+    assert layers.explainable_layer(models.fashion_cnn()) == "norm8"
+
+
+def test_explainable_layer_is_after_an_addition_that_is_no_layer():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(3, 3, padding="same")(inputs)
+    x = x + inputs
+    added = x._keras_history.operation.name
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
+    assert layers.explainable_layer(model) == added
+    assert layers.split(model, added)(images())[0].shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("VGG16", "block5_conv3"),
+        ("ResNet50", "conv5_block3_out"),
+        ("MobileNet", "conv_pw_13_relu"),
+        ("MobileNetV2", "out_relu"),
+        ("EfficientNetV2B0", "top_activation"),
+        ("Xception", "block14_sepconv2_act"),
+        ("DenseNet121", "relu"),
+        ("InceptionV3", "mixed10"),
+    ],
+)
+def test_explainable_layer_of_each_backbone(name, expected):
+    small = {"weights": None, "include_top": False, "input_shape": (128, 128, 3)}
+    model = getattr(keras.applications, name)(**small)
+    assert layers.explainable_layer(model) == expected
+
+
+def test_explainable_layer_of_convnext_is_its_last_addition():
+    model = keras.applications.ConvNeXtTiny(
+        weights=None, include_top=False, pooling="avg", input_shape=(64, 64, 3)
+    )
+    added = [each.operation.name for each in layers.nodes(model) if "add" in each.operation.name]
+    assert layers.explainable_layer(model) == added[-1]
+
+
+def test_a_nested_backbone_has_a_path_and_keeps_it_when_saved(tmp_path):
+    model = backbone_in_a_sequential()
+    assert layers.explainable_layer(model) == "backbone/inner_last"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert layers.explainable_layer(loaded) == "backbone/inner_last"
+    for each in (model, loaded):
+        maps, scores = layers.split(each, "backbone/inner_conv")(images())
+        inner = model.get_layer("backbone").get_layer("inner_conv")(images() * 2)
+        np.testing.assert_allclose(maps, inner, atol=1e-6)
+        np.testing.assert_allclose(scores, model(images()), atol=1e-6)
+
+
+def test_a_nested_model_alone_means_its_explainable_layer():
+    model = backbone_in_a_sequential()
+    by_name = layers.split(model, "backbone")(images())[0]
+    np.testing.assert_array_equal(by_name, layers.split(model, "backbone/inner_last")(images())[0])
+
+
+def test_models_in_models_in_models():
+    outer = keras.Sequential([keras.Input((8, 8, 3)), backbone_in_a_sequential()], name="outer")
+    assert layers.explainable_layer(outer) == "transfer/backbone/inner_last"
+    logits = layers.to_logits(outer)
+    maps, scores = layers.split(logits, "transfer/backbone/inner_last")(images())
+    assert maps.shape == (2, 4, 4, 6)
+    np.testing.assert_allclose(keras.activations.softmax(scores), outer(images()), atol=1e-6)
+
+
+def test_head_weights_are_those_of_the_dense():
+    model = conv_net(L.GlobalAveragePooling2D(), L.Dropout(0.1), L.Dense(5))
+    np.testing.assert_array_equal(layers.head_weights(model, "pool"), model.layers[-1].kernel)
+    with pytest.raises(ValueError, match="between 'relu' and the scores of 'net', received anoth"):
+        layers.head_weights(model, "relu")
+    with pytest.raises(ValueError, match="use grad_cam, which takes any"):
+        layers.head_weights(conv_net(L.Flatten(), L.Dense(5)), "pool")
+    nested = layers.to_logits(backbone_in_a_sequential())
+    assert layers.head_weights(nested, "backbone/inner_last").shape == (6, 5)
+
+
+def subclassed():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    return Own(name="own")
+
+
+def two_outputs():
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, [L.Dense(2)(inputs), L.Dense(3)(inputs)])
+
+
+ERRORS = {
+    "a name that is not there": (
+        lambda: layers.split(conv_net(), "conv9"),
+        "layer 'conv9' is not in 'net'. Try one of: 'conv', 'norm', 'relu', 'pool'.",
+    ),
+    "a name in a nested model": (
+        lambda: layers.split(backbone_in_a_sequential(), "backbone/conv9"),
+        "layer 'conv9' is not in 'backbone'. Try one of: 'inner_conv', 'inner_last'.",
+    ),
+    "a path through a layer": (
+        lambda: layers.split(conv_net(), "conv/kernel"),
+        "layer 'conv/kernel' is not in 'net'. Try one of:",
+    ),
+    "another rank": (
+        lambda: layers.split(conv_net(), "scores"),
+        "layer 'scores' has shape (None, 5); a map needs (batch, height, width, maps). "
+        "Try one of: 'conv', 'norm', 'relu', 'pool'.",
+    ),
+    "no convolution": (
+        lambda: layers.explainable_layer(
+            keras.Sequential([keras.Input((8, 8, 3)), L.Rescaling(1.0, name="scale")], name="flat")
+        ),
+        "expected a convolution with an output (batch, height, width, maps) in 'flat', received "
+        "'scale' (None, 8, 8, 3): there is no map to explain.",
+    ),
+    "subclassed": (
+        lambda: layers.explainable_layer(subclassed()),
+        "expected a functional model, or a Sequential one with an Input, received Own 'own', "
+        "which has no graph: rebuild it as keras.Model(inputs, outputs).",
+    ),
+    "never built": (
+        lambda: layers.to_logits(keras.Sequential([L.Dense(3)], name="bare")),
+        "received Sequential 'bare', which has no graph",
+    ),
+    "two outputs": (
+        lambda: layers.to_logits(two_outputs()),
+        "expected a model with one output, received 2: choose one with "
+        "keras.Model(model.input, model.outputs[0]).",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_say_what_there_is(case):
+    call, sentence = ERRORS[case]
+    with pytest.raises(ValueError, match=r".+") as error:
+        call()
+    assert sentence in str(error.value)
