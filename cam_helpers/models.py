@@ -1,10 +1,26 @@
-"""The networks that the tutorial explains."""
+"""The networks that the tutorial explains, and what one needs to know of any network."""
 
 import json
 from pathlib import Path
 
 from cam_helpers import data
+from cam_helpers.backbones import Backbone, load_backbone
 from cam_helpers.backend import keras
+from cam_helpers.layers import explainable_layer, to_logits
+from cam_helpers.receptive_field import receptive_field, receptive_fields
+
+__all__ = [
+    "Backbone",
+    "explainable_layer",
+    "fashion_cnn",
+    "load_backbone",
+    "load_fashion_cnn",
+    "load_fashion_cnn_log",
+    "receptive_field",
+    "receptive_fields",
+    "save_fashion_cnn",
+    "to_logits",
+]
 
 WEIGHTS = "fashion_cnn.weights.h5"
 LOG = "fashion_cnn.log.json"
