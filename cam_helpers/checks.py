@@ -1,0 +1,98 @@
+"""What a method may be asked: which model, which images, which class. Else one clear sentence."""
+
+from collections.abc import Sequence
+
+from cam_helpers import layers
+from cam_helpers.backend import keras
+import numpy as np
+
+ClassIndex = int | Sequence[int] | None
+TOP_CLASS = -1
+
+
+def check_model(model: keras.Model) -> int:
+    """Return the number of classes of a model whose scores are logits; one logit makes two.
+
+    Raises
+    ------
+    ValueError
+        If the model ends in softmax or sigmoid, or its output is not one of (batch, classes).
+    """
+    activation = layers.final_activation(model)
+    if activation:
+        raise ValueError(
+            f"expected a model that returns logits, received '{model.name}', which ends in "
+            f"{activation}: explain models.to_logits(model)."
+        )
+    shape = model.outputs[0].shape
+    if len(shape) != 2 or shape[1] is None:
+        raise ValueError(
+            f"expected a model with an output (batch, classes), received '{model.name}' with "
+            f"{shape}: choose a score for each class first."
+        )
+    return max(2, shape[1])
+
+
+def check_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Return the images as float32, if the model can take them as they are.
+
+    Raises
+    ------
+    ValueError
+        If rank, size or kind are others, if a pixel is not finite, or if there is no image.
+    """
+    images, shape = np.asarray(images), tuple(model.inputs[0].shape)
+    if images.ndim != 4:
+        way_out = "images[np.newaxis] makes one image a batch" if images.ndim == 3 else "stack them"
+        raise ValueError(
+            f"expected images (batch, height, width, channels), received {images.shape}: {way_out}."
+        )
+    if len(images) == 0:
+        raise ValueError(f"expected at least one image, received an empty batch {images.shape}.")
+    if any(want not in (None, have) for want, have in zip(shape[1:], images.shape[1:])):  # noqa: B905
+        raise ValueError(
+            f"expected images {shape}, received {images.shape}: resize or convert them to what "
+            f"'{model.name}' takes."
+        )
+    if images.dtype.kind != "f":
+        raise ValueError(
+            f"expected float images as '{model.name}' wants them, received {images.dtype}: "
+            "preprocess them first."
+        )
+    images = images.astype(np.float32, copy=False)
+    if not np.isfinite(images).all():
+        bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3))).tolist()
+        raise ValueError(
+            f"expected finite pixels, received NaN or infinite ones in image {bad[0]} "
+            f"({len(bad)} of {len(images)} images): mend or leave it out."
+        )
+    return images
+
+
+def check_classes(class_index: ClassIndex, count: int, classes: int) -> np.ndarray:
+    """Return one class for each image, (count,) int32, ``TOP_CLASS`` where None was asked for.
+
+    Raises
+    ------
+    ValueError
+        If a class is no integer or out of range, or there are not as many as images.
+    """
+    if class_index is None:
+        return np.full(count, TOP_CLASS, np.int32)
+    wanted = np.asarray(class_index)
+    if wanted.dtype.kind not in "iu":
+        raise ValueError(
+            f"expected class_index as an integer, one for each image, or None for the top class, "
+            f"received {class_index!r}."
+        )
+    if wanted.ndim and wanted.shape != (count,):
+        raise ValueError(
+            f"expected one class for all images or one for each of {count}, received "
+            f"class_index of shape {wanted.shape}."
+        )
+    outside = wanted[(wanted < 0) | (wanted >= classes)]
+    if outside.size:
+        raise ValueError(
+            f"expected a class from 0 to {classes - 1}, received class_index {outside.flat[0]}."
+        )
+    return np.broadcast_to(wanted, count).astype(np.int32)

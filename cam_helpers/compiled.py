@@ -1,0 +1,124 @@
+"""A network cut at a layer and compiled, once for each model and layer.
+
+TensorFlow traces a function once and runs it as one graph after that: no Python between the
+layers, and of the backward pass only what leads from the score to the layer. The compiled
+functions are kept with a weak hold on their model. They never refer to it, only to its layers, so
+a model that is dropped takes them along.
+"""
+
+from collections.abc import Callable, Iterator
+import weakref
+
+from cam_helpers import layers
+from cam_helpers.backend import keras, tf
+from cam_helpers.checks import TOP_CLASS
+import numpy as np
+
+_COMPILED = weakref.WeakKeyDictionary()
+
+
+def once(model: keras.Model, key: tuple, make: Callable) -> object:
+    """Return ``make()``, made once for each model and key. It must not refer to the model."""
+    made = _COMPILED.setdefault(model, {})
+    if key not in made:
+        made[key] = make()
+    return made[key]
+
+
+def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -> Callable:
+    """Return a compiled (images, class_index) -> heatmaps (batch, h, w).
+
+    ``formula`` turns feature maps and the gradients of the class score with respect to them, both
+    (batch, h, w, maps), into heatmaps. What else it depends on goes into ``options``.
+    """
+
+    def make():
+        cut = layers.split(model, layer)
+
+        @tf.function(autograph=False, input_signature=[_images(cut), _CLASSES])
+        def run(images, class_index):
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(images)
+                feature_maps, scores = cut(images, training=False)
+                scores = two_sided(scores)
+                score = tf.gather(scores, chosen_classes(scores, class_index), batch_dims=1)
+            gradients = tape.gradient(score, feature_maps)  # what lies before the layer is pruned
+            return formula(tf.cast(feature_maps, tf.float32), tf.cast(gradients, tf.float32))
+
+        return run.get_concrete_function()
+
+    return once(model, (formula.__qualname__, layer, *options.items()), make)
+
+
+def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
+    """Return a compiled (images, class_index) -> maps (batch, h, w, k), scores, classes."""
+
+    def make():
+        cut = layers.split(model, layer)
+
+        @tf.function(autograph=False, input_signature=[_images(cut), _CLASSES])
+        def run(images, class_index):
+            feature_maps, scores = cut(images, training=False)
+            scores = two_sided(scores)
+            return tf.cast(feature_maps, tf.float32), scores, chosen_classes(scores, class_index)
+
+        return run.get_concrete_function()
+
+    return once(model, ("feature maps", layer), make)
+
+
+def masked_scores(model: keras.Model) -> Callable:
+    """Return a compiled function that lays maps over an image as masks and scores the results.
+
+    It takes one image (height, width, channels), maps (n, h, w), and the interpolation of their
+    rows (height, h) and columns (width, w); it returns (n, classes).
+    """
+
+    def make():
+        graph = layers.graph_of(model)
+        network = keras.Model(graph.input, graph.output)
+        image = tf.TensorSpec(_images(network).shape[1:])
+        spec = [image, tf.TensorSpec((None, None, None)), *[tf.TensorSpec((None, None))] * 2]
+
+        @tf.function(autograph=False, input_signature=spec)
+        def run(image, maps, rows, columns):
+            masks = rows @ maps @ tf.transpose(columns)  # (n, height, width)
+            low = tf.reduce_min(masks, axis=(1, 2), keepdims=True)
+            high = tf.reduce_max(masks, axis=(1, 2), keepdims=True)
+            masks = tf.math.divide_no_nan(masks - low, high - low)
+            return two_sided(network(image * masks[..., tf.newaxis], training=False))
+
+        return run.get_concrete_function()
+
+    return once(model, ("masked scores",), make)
+
+
+def two_sided(scores: tf.Tensor) -> tf.Tensor:
+    """Return float32 scores (batch, classes), a single logit y as the two classes -y and y."""
+    scores = tf.cast(scores, tf.float32)
+    return tf.concat([-scores, scores], axis=1) if scores.shape[1] == 1 else scores
+
+
+def chosen_classes(scores: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
+    """Return (batch,) int32: the class asked for, or the top class for ``TOP_CLASS``."""
+    top = tf.argmax(scores, axis=1, output_type=tf.int32)
+    return tf.where(class_index == TOP_CLASS, top, class_index)
+
+
+def parts(count: int, batch_size: int) -> Iterator[slice]:
+    """Yield slices of at most ``batch_size`` that cover ``count``."""
+    for start in range(0, count, batch_size):
+        yield slice(start, start + batch_size)
+
+
+def softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return the softmax of logits along an axis; no logit is too large for it."""
+    powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return powers / powers.sum(axis=axis, keepdims=True)
+
+
+_CLASSES = tf.TensorSpec((None,), tf.int32)
+
+
+def _images(network):
+    return tf.TensorSpec((None, *network.inputs[0].shape[1:]))
