@@ -6,16 +6,44 @@ return the figure. None of them shows, clips, squares or normalises anything by 
 
 from collections.abc import Callable, Sequence
 import inspect
+import re
+from typing import Literal
 
+from cam_helpers.placement import ReceptiveField, centres, place
+from IPython import get_ipython
 from IPython.display import Markdown
+import matplotlib
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 import matplotlib.pyplot as plt
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 import numpy as np
 
+__all__ = [
+    "centres",
+    "confusion",
+    "overlay",
+    "place",
+    "show_image",
+    "show_images",
+    "show_maps",
+    "show_source",
+    "stretch",
+    "superimpose",
+    "use_style",
+]
 
-def use_style() -> None:
-    """Set the tutorial's plotting style: small files, no needless ink."""
+Field = ReceptiveField | Literal["resize"]
+
+
+def use_style(for_photos: bool = False) -> None:
+    """Set the tutorial's plotting style: small files, no needless ink.
+
+    ``for_photos`` makes a notebook keep its figures as JPEG, a fifth of the size.
+    """
+    if for_photos and get_ipython():
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
     plt.rcParams.update(
         {
             "figure.dpi": 72,
@@ -31,9 +59,13 @@ def use_style() -> None:
     )
 
 
-def show_source(function: Callable) -> Markdown:
-    """Return the source of ``function`` as it stands in its own file, for a notebook to show."""
-    return Markdown(f"```python\n{inspect.getsource(function)}```")
+def show_source(*functions: Callable, docstring: bool = True) -> Markdown:
+    """Return the sources of functions as they stand in their own files, for a notebook to show."""
+    sources = [inspect.getsource(function) for function in functions]
+    if not docstring:
+        found = re.compile(r'\n    r?""".*?"""\n+', re.DOTALL)
+        sources = [found.sub("\n", source, count=1) for source in sources]
+    return Markdown("```python\n" + "\n\n".join(sources) + "```")
 
 
 def show_image(image: np.ndarray, title: str = "", ax: plt.Axes | None = None) -> plt.Axes:
@@ -70,11 +102,70 @@ def show_images(
     return figure
 
 
+def stretch(heatmap: np.ndarray) -> np.ndarray:
+    """Return a heatmap (..., height, width) divided by its maximum; without any above 0, as it is.
+
+    Each map loses its height: compare shapes afterwards, not strengths.
+    """
+    top = np.max(heatmap, axis=(-2, -1), keepdims=True)
+    return np.divide(heatmap, top, out=np.array(heatmap, float), where=top > 0)
+
+
+def superimpose(
+    photo: np.ndarray,
+    heatmap: np.ndarray,
+    strength: float = 0.8,
+    emphasize: bool = False,
+    cmap: str = "jet",
+) -> np.ndarray:
+    """Return the photo with the heatmap's colours added to it, cut off at white.
+
+    Parameters
+    ----------
+    photo
+        (height, width, 3), values in [0, 1].
+    heatmap
+        (height, width) of the photo, values in [0, 1]; see :func:`place` and :func:`stretch`.
+    strength
+        Factor of the colours.
+    emphasize
+        Push values apart first, by the sigmoid 1 / (1 + exp(-50 (value - 0.5))).
+    cmap
+        Matplotlib's name of the colours.
+
+    Returns
+    -------
+    np.ndarray
+        (height, width, 3), values in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If photo and heatmap differ in height or width, or values lie outside [0, 1].
+
+    References
+    ----------
+    The comparison figure of notebook 03.
+    """
+    _check_size(photo, heatmap)
+    for name, values in (("photo", photo), ("heatmap", heatmap)):
+        if np.min(values) < 0 or np.max(values) > 1:
+            raise ValueError(
+                f"expected a {name} with values from 0 to 1, received {np.min(values):g} to "
+                f"{np.max(values):g}: {'stretch it' if name == 'heatmap' else 'divide by 255'}."
+            )
+    if emphasize:
+        heatmap = 1 / (1 + np.exp(-50 * (heatmap - 0.5)))
+    colours = matplotlib.colormaps[cmap](heatmap)[..., :3]
+    return np.minimum(strength * colours + photo, 1)
+
+
 def overlay(
     image: np.ndarray,
     heatmap: np.ndarray,
     title: str = "",
     *,
+    field: Field | None = None,
     cmap: str = "inferno",
     alpha: float = 0.5,
     limits: tuple[float, float] | None = None,
@@ -87,8 +178,11 @@ def overlay(
     image
         (height, width[, 1 or 3]), values in [0, 1].
     heatmap
-        (height, width) of the image, in any unit. A map that is zero everywhere is drawn as such
-        and says so in its title.
+        (h, w), in any unit. A map that is zero everywhere is drawn as such and says so in its
+        title.
+    field
+        Where the cells belong, as for :func:`place`; a dotted frame through the centres of the
+        outermost cells marks what is extrapolated. None for a map of the image's own size.
     cmap, alpha
         Matplotlib's name of the colours, and their opacity: 0 shows the image alone.
     limits
@@ -98,19 +192,28 @@ def overlay(
     Raises
     ------
     ValueError
-        If image and heatmap differ in height or width.
+        If there is no field, and image and heatmap differ in height or width.
     """
     image, heatmap = np.squeeze(image), np.asarray(heatmap)
-    if heatmap.shape != image.shape[:2]:
-        raise ValueError(
-            f"expected a heatmap of the image's height and width {image.shape[:2]}, received "
-            f"{heatmap.shape}: resize it first."
-        )
-    ax = show_image(image, ax=ax)
     low, high = limits or (0, heatmap.max() if heatmap.max() > 0 else 1)
+    ax = show_image(image, ax=ax)
+    if field is not None:
+        rows, columns = centres(heatmap.shape, image.shape[:2], field)
+        corner, size = (columns[0], rows[0]), (np.ptp(columns), np.ptp(rows))
+        ax.add_patch(Rectangle(corner, *size, fill=False, color="white", lw=0.8, ls=":"))
+        heatmap = place(heatmap, image.shape[:2], field)
+    _check_size(image, heatmap)
     ax.imshow(heatmap, cmap=cmap, alpha=alpha, vmin=low, vmax=high)
     ax.set_title(title if heatmap.any() else f"{title}\n(zero everywhere)".strip())
     return ax
+
+
+def _check_size(image, heatmap):
+    if np.shape(heatmap) != np.shape(image)[:2]:
+        raise ValueError(
+            f"expected a heatmap of the image's height and width {np.shape(image)[:2]}, received "
+            f"{np.shape(heatmap)}: place it, by models.receptive_field(model, layer) or 'resize'."
+        )
 
 
 def show_maps(
@@ -118,6 +221,7 @@ def show_maps(
     rows: dict[str, Sequence[np.ndarray]],
     titles: Sequence[str] | None = None,
     *,
+    field: Field | dict[str, Field] | None = None,
     cmap: str = "inferno",
     alpha: float = 0.5,
     limits: tuple[float, float] | None = (0, 1),
@@ -130,9 +234,11 @@ def show_maps(
     images
         (n, height, width[, 1 or 3]), values in [0, 1].
     rows
-        Label of the row and its n heatmaps (height, width).
+        Label of the row and its n heatmaps (h, w).
     titles
         One for each image.
+    field
+        As for :func:`overlay`, one for all rows or one for the label of each.
     cmap, alpha, limits
         As for :func:`overlay`.
     colour_bar
@@ -148,14 +254,16 @@ def show_maps(
     count = len(images)
     titles = [""] * count if titles is None else titles
     lines = max(len(title.splitlines()) for title in titles)
-    side = 1.1 if count > 5 else 1.4  # inches
-    size = (side * count + 1, (side + 0.05) * (len(rows) + 1) + 0.2 * lines)
+    side = 1.1 if count > 5 else 1.4 if count > 2 else 2  # inches
+    margins = 0.1 * max(map(len, rows)) + (0.8 if colour_bar else 0)
+    size = (side * count + margins, (side + 0.05) * (len(rows) + 1) + 0.2 * lines)
     figure, axes = plt.subplots(len(rows) + 1, count, squeeze=False, figsize=size)
     for ax, image, title in zip(axes[0], images, titles, strict=True):
         show_image(image, title, ax)
     for row, (label, maps) in zip(axes[1:], rows.items(), strict=True):
+        placed = field[label] if isinstance(field, dict) else field
         for ax, image, heatmap in zip(row, images, maps, strict=True):
-            overlay(image, heatmap, cmap=cmap, alpha=alpha, limits=limits, ax=ax)
+            overlay(image, heatmap, field=placed, cmap=cmap, alpha=alpha, limits=limits, ax=ax)
         row[0].text(-0.08, 0.5, label, transform=row[0].transAxes, ha="right", va="center")
     if colour_bar:
         drawn = axes[-1, 0].images[-1]

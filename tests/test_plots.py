@@ -1,6 +1,9 @@
 """Pictures draw what they are given, and nothing else."""
 
+import re
+
 from cam_helpers import plots
+from cam_helpers.placement import ReceptiveField
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -84,3 +87,70 @@ def test_show_source_is_the_function_s_own_text():
     shown = plots.show_source(plots.overlay).data
     assert shown.startswith("```python\ndef overlay(")
     assert shown.endswith("    return ax\n```")
+
+
+FIELD = ReceptiveField(size=(9, 9), stride=(4, 4), start=(2, 6))
+
+
+def test_overlay_places_a_map_and_frames_what_is_known():
+    image, heatmap = np.zeros((12, 16)), HEATMAP[:, :3]
+    ax = plots.overlay(image, heatmap, field=FIELD)
+    np.testing.assert_array_equal(ax.images[1].get_array(), plots.place(heatmap, (12, 16), FIELD))
+    frame = ax.patches[0]
+    assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((6, 2), 8, 8)
+    assert frame.get_linestyle() == ":"
+    ax = plots.overlay(image, heatmap, field="resize")
+    resized = plots.place(heatmap, (12, 16), "resize")
+    np.testing.assert_array_equal(ax.images[1].get_array(), resized)
+
+
+def test_a_map_of_the_images_size_has_no_frame():
+    assert not plots.overlay(IMAGE, HEATMAP).patches
+
+
+def test_show_maps_takes_one_field_or_one_for_each_row():
+    image, rows = np.zeros((12, 16)), {"where it looked": [HEATMAP], "resized": [HEATMAP]}
+    fields = {"where it looked": FIELD, "resized": "resize"}
+    figure = plots.show_maps([image], rows, field=fields, limits=(0, 11))
+    drawn = [ax.images[1].get_array() for ax in figure.axes[1:]]
+    for found, field in zip(drawn, fields.values(), strict=True):
+        np.testing.assert_array_equal(found, plots.place(HEATMAP, (12, 16), field))
+    figure = plots.show_maps([image], rows, field=FIELD, limits=(0, 11))
+    np.testing.assert_array_equal(*(ax.images[1].get_array() for ax in figure.axes[1:]))
+
+
+def test_stretch_divides_each_map_by_its_maximum_and_leaves_empty_ones():
+    maps = np.array([HEATMAP, 0 * HEATMAP, -HEATMAP])
+    kept = maps.copy()
+    np.testing.assert_allclose(plots.stretch(maps), [HEATMAP / 11, 0 * HEATMAP, -HEATMAP])
+    np.testing.assert_array_equal(maps, kept)
+
+
+def test_superimpose_adds_the_colours_and_stops_at_white():
+    photo = np.full((1, 3, 3), 0.5)
+    heatmap = np.array([[0.0, 0.5, 1.0]])
+    jet = matplotlib.colormaps["jet"](heatmap)[..., :3]
+    np.testing.assert_allclose(plots.superimpose(photo, heatmap), np.minimum(0.8 * jet + 0.5, 1))
+    assert plots.superimpose(photo, heatmap).max() == 1
+    red = plots.superimpose(photo, heatmap, strength=0.4)[0, 2]
+    assert red[0] > red[2] == 0.5  # the highest value is red, not blue
+
+
+def test_emphasis_is_the_sigmoid_around_one_half():
+    heatmap = np.array([[0.0, 0.5, 0.52, 1.0]])
+    emphasized = plots.superimpose(np.zeros((1, 4, 3)), heatmap, 1.0, True, "gray")[0, :, 0]
+    expected = 1 / (1 + np.exp([25, 0, -1, -25]))
+    np.testing.assert_allclose(emphasized, expected, atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("photo", "heatmap", "sentence"),
+    [
+        (np.zeros((3, 4, 3)), HEATMAP, "expected a heatmap with values from 0 to 1, received 0 to"),
+        (np.full((3, 4, 3), 255), HEATMAP / 11, "expected a photo with values from 0 to 1, receiv"),
+        (np.zeros((4, 3, 3)), HEATMAP / 11, "image's height and width (4, 3), received (3, 4)"),
+    ],
+)
+def test_superimpose_refuses(photo, heatmap, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        plots.superimpose(photo, heatmap)
