@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ SMALL = {
         "test_images": 100,
     },
     "02_map_a_class_with_tf_keras_vis": {"count": 20},
+    "03_build_cams_by_hand": {"network": "MobileNet", "max_maps": 8},
+    "04_explain_resnet50": {"network": "MobileNet", "count": 40},
 }
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -127,8 +130,22 @@ def test_smoke_with_small_parameters(path, tmp_path, monkeypatch):
 
 
 @each_notebook
-def test_stored_outputs_repeat(path, fashion_mnist, tmp_path):
-    """nbval, on the processor: the stored numbers are those of the committed weights."""
+def test_stored_outputs_repeat(path, fashion_mnist, mobilenet, tmp_path):
+    """nbval, on the processor: the stored numbers are those of the committed weights.
+
+    Where MobileNet stood in for another network, it is asked for by name: elsewhere the other
+    network's weights may be had, and have other numbers.
+    """
+    notebook = read(path)
+    parameters = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    if "MobileNet stands in" in "\n".join(text_outputs(path)):
+        parameters.source, replaced = re.subn(
+            r'^network = "\w+"', 'network = "MobileNet"', parameters.source, flags=re.MULTILINE
+        )
+        assert replaced == 1
+    copy = ROOT / "build" / "check" / path.name  # inside, so that its set-up cell finds the package
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, copy)
     done = subprocess.run(
         [
             sys.executable,
@@ -139,7 +156,7 @@ def test_stored_outputs_repeat(path, fashion_mnist, tmp_path):
             "--nbval-cell-timeout=300",
             "-p",
             "no:cacheprovider",
-            str(path),
+            str(copy),
         ],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "CAM_HELPERS_OUTPUT": str(tmp_path)},
