@@ -234,8 +234,8 @@ def score_cam(
         As for :func:`grad_cam`.
     weighting
         ``"probability"`` of the class on the masked image (the authors' code), its ``"increase"``
-        over an image of zeros (Definition 3), or the ``"softmax"`` over the maps of the class's
-        logit (Algorithm 1).
+        over an image of zeros (channel-wise increase of confidence), or the ``"softmax"`` over the
+        maps of the class's logit (Algorithm 1).
     max_maps
         Only so many maps, those of largest standard deviation (Faster-Score-CAM). None for all.
     placement
@@ -258,7 +258,7 @@ def score_cam(
 
     References
     ----------
-    Wang et al. 2020, https://arxiv.org/abs/1910.01279, Definitions 2 and 3 and Algorithm 1;
+    Wang et al. 2020, https://arxiv.org/abs/1910.01279, section 3 and Algorithm 1;
     https://github.com/tabayashi0117/Score-CAM for ``max_maps``. Notebook 03.
     """
     if weighting not in ("probability", "increase", "softmax"):

@@ -140,10 +140,11 @@ def _save_figures(notebook, out, name):
             headings = [line for line in cell.source.splitlines() if line.startswith("#")]
             heading = headings[-1].lstrip("# ") if headings else heading
         for output in cell.get("outputs", []):
-            if picture := output.get("data", {}).get("image/png"):
-                file = f"figures/{name}-{len(figures) + 1}.png"
-                (out / file).write_bytes(base64.b64decode(picture))
-                figures.append((file, heading))
+            for kind in ("png", "jpeg"):
+                if picture := output.get("data", {}).get(f"image/{kind}"):
+                    file = f"figures/{name}-{len(figures) + 1}.{kind}"
+                    (out / file).write_bytes(base64.b64decode(picture))
+                    figures.append((file, heading))
     return figures
 
 

@@ -267,7 +267,8 @@ def agree_with_tf_keras_vis(model, batch, classes, layer, maps=None):
     factor = np.exp([y[c] for y, c in zip(model(batch).numpy(), classes, strict=True)])
     same(own * factor[:, np.newaxis, np.newaxis], plus_plus, 1e-4)
     one = batch[:1]
-    theirs = Scorecam(model)(CategoricalScore(classes[:1]), one, max_N=maps, **raw)
+    listed = keras.Model([model.input], model.output)  # tf-keras-vis passes its images as a list
+    theirs = Scorecam(listed)(CategoricalScore(classes[:1]), one, max_N=maps, **raw)
     own = cams.score_cam(
         model,
         one,
@@ -295,6 +296,13 @@ def test_parity_on_mobilenet(mobilenet):
         )
     )
     agree_with_tf_keras_vis(mobilenet.model, batch, [285, 967], mobilenet.layer, 64)
+
+
+def test_parity_on_vgg16():
+    vgg = models.load_backbone("VGG16", weights=None)
+    photo = photos.fit(photos.sample_photo("cat"), vgg.input_size)
+    batch = vgg.preprocess(photo[np.newaxis])
+    agree_with_tf_keras_vis(vgg.model, batch, [285], vgg.layer, 8)
 
 
 # every kind of model

@@ -10,6 +10,9 @@ DRAW = """\
 import matplotlib.pyplot as plt
 plt.plot([1, 2])
 plt.show()"""
+AS_JPEG = """from matplotlib_inline.backend_inline import set_matplotlib_formats
+set_matplotlib_formats("jpeg")
+"""
 
 
 def write(folder, name, *sources):
@@ -25,7 +28,7 @@ def project(tmp_path_factory):
     root = tmp_path_factory.mktemp("project")
     notebooks = root / "notebooks"
     notebooks.mkdir()
-    write(notebooks, "01_fine", DRAW, "print(train)")
+    write(notebooks, "01_fine", DRAW, "print(train)", AS_JPEG + DRAW)
     write(notebooks, "02_broken", DRAW, "1 / 0", "print('never')")
     write(notebooks, "03_dies", "import os; os._exit(1)")
     (notebooks / "05_no_notebook.ipynb").write_text("half a noteb")
@@ -65,6 +68,7 @@ def test_a_failing_notebook_stops_nothing_else(invoke, project, tmp_path):
         assert (tmp_path / f"{name}.html").exists()
     assert 'src="figures/02_broken-1.png" alt="A picture &amp; more"' in page
     assert (tmp_path / "figures" / "01_fine-1.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figures" / "01_fine-2.jpeg").read_bytes().startswith(b"\xff\xd8")
     assert "ZeroDivisionError" in page
 
 
