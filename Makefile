@@ -14,7 +14,7 @@ READY := packages
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit smoke check notebooks bench badges weights lock colab packages
+.PHONY: help run test lint unit smoke check notebooks bench peers badges weights lock colab packages
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -45,8 +45,11 @@ notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	cp build/gradcam_and_gradcam_plus_plus.png data/
 
-bench: $(READY)  ## how many forward passes a map costs, side by side; writes build/bench.json
+bench: $(READY)  ## how many forward passes a map costs, and how much memory; writes build/bench.json
 	"$(BIN)/python" -m cam_helpers.bench
+
+peers: .venv-peers/ready  ## maps and speed next to xplique's, which needs an environment of its own
+	PYTHONPATH=. .venv-peers/bin/python tests/peers/run.py
 
 badges: $(READY)  ## write the repository's address into notebooks and README
 	"$(BIN)/python" -m cam_helpers.badges
@@ -69,6 +72,13 @@ colab:  ## run the notebooks with Colab's versions, from another folder (Python 
 		% sys.version_info[:2])'
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+# xplique asks for TensorFlow with CUDA, so it comes without what it asks for.
+.venv-peers/ready: tests/peers/requirements.txt
+	$(PYTHON) -m venv --clear .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps xplique==2.0.2
 	@touch $@
 
 packages:

@@ -1,59 +1,199 @@
-"""What a map costs, in forward passes of the network: ``make bench``.
+"""What a map costs, in forward passes of the network and in memory: ``make bench``.
 
-Everything runs side by side in one process, in turns, because two cores shared with others give
-no steady seconds. What is steady is the ratio within a turn.
+Times are measured side by side in one process, in turns, because two cores shared with others give
+no steady seconds. What is steady is the ratio within a turn. Memory is measured in a process of
+its own for each question, on Linux.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+import gc
 import json
+import multiprocessing
+from pathlib import Path
+import sys
 import time
+import warnings
 
-from cam_helpers import data, models
-from cam_helpers.backend import tf
+from cam_helpers import cams, compiled, data, models, photos
+from cam_helpers.backend import keras, tf
 import numpy as np
-from tf_keras_vis.gradcam import Gradcam, GradcamPlusPlus
-from tf_keras_vis.utils.model_modifiers import ReplaceToLinear
+from tf_keras_vis.gradcam import Gradcam
+from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+from tf_keras_vis.scorecam import Scorecam
 from tf_keras_vis.utils.scores import CategoricalScore
 from tqdm import tqdm
 
+GRADIENT_METHODS = (cams.grad_cam, cams.grad_cam_plus_plus, cams.layer_cam, cams.hires_cam)
+PEER = "tf-keras-vis"
+UNRESIZED = {"seek_penultimate_conv_layer": False, "expand_cam": False, "normalize_cam": False}
+MASKS = 32  # that go through the network at once
+WARM_UP = 10  # uses after which memory has settled
 
-def ratios(calls: dict[str, Callable], turns: int = 9) -> dict[str, float]:
+
+def ratios(calls: dict[str, Callable], turns: int = 9, repeats: int = 1) -> dict[str, float]:
     """Return how many times as long as the first call each call takes.
 
-    Each turn times every call once; the result is the median over the turns. A turn before the
-    first compiles and is not counted.
+    Each turn times every call, ``repeats`` times in a row; the result is the median over the turns.
+    A turn before the first compiles and is not counted. Python collects garbage between turns only.
     """
     seconds = np.empty((turns + 1, len(calls)))
-    for turn in tqdm(range(turns + 1), unit="turn", leave=False):
-        for column, call in enumerate(calls.values()):
-            started = time.perf_counter()
-            call()
-            seconds[turn, column] = time.perf_counter() - started
+    gc.collect()
+    gc.freeze()  # so that collecting looks at little
+    gc.disable()
+    try:
+        for turn in tqdm(range(turns + 1), unit="turn", leave=False, disable=None):
+            gc.collect()
+            for column, call in enumerate(calls.values()):
+                started = time.perf_counter()
+                for _ in range(repeats if turn else 1):
+                    call()
+                seconds[turn, column] = time.perf_counter() - started
+    finally:
+        gc.enable()
+        gc.unfreeze()
     medians = np.median(seconds[1:] / seconds[1:, :1], axis=0)
     return dict(zip(calls, medians.tolist(), strict=True))
 
 
+def forward_pass(model: keras.Model) -> Callable:
+    """Return the model's prediction as one graph: what every time is measured in."""
+    spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]))
+    return tf.function(lambda batch: model(batch, training=False), input_signature=[spec])
+
+
+def gradient_calls(model: keras.Model, layer: str, images: np.ndarray) -> dict[str, Callable]:
+    """Return a forward pass and the methods that add one pass back, ours and the peer's."""
+    forward, batch = forward_pass(model), tf.constant(images)
+    calls = {"forward pass": lambda: forward(batch).numpy()}
+    for method in GRADIENT_METHODS:
+        calls[method.__name__] = partial(method, model, images, 0, layer=layer)
+    for kind in (Gradcam, GradcamPlusPlus):
+        calls[f"{PEER} {kind.__name__}"] = _peer(kind, model, layer, images)
+    return calls
+
+
+def score_cam_calls(
+    model: keras.Model, layer: str, image: np.ndarray, maps: int
+) -> dict[str, Callable]:
+    """Return so many forward passes, and Score-CAM of so many maps, ours and the peer's.
+
+    ``image`` is a batch of one. Score-CAM adds one pass, that makes the maps.
+    """
+    forward = forward_pass(model)
+    batches = [tf.constant(image.repeat(maps, 0)[part]) for part in compiled.parts(maps, MASKS)]
+    own = {"layer": layer, "max_maps": maps, "batch_size": MASKS}
+    return {
+        "forward passes": lambda: [forward(batch).numpy() for batch in batches],
+        "score_cam": partial(cams.score_cam, model, image, 0, **own),
+        f"{PEER} Scorecam": _peer(Scorecam, model, layer, image, max_N=maps, batch_size=MASKS),
+    }
+
+
+def speed() -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the ratios on each network, batch size by batch size, then those of Score-CAM."""
+    fashion = models.to_logits(models.load_fashion_cnn())
+    fashion = models.Backbone("Fashion-MNIST network", fashion, "trained", (28, 28), "final")
+    for network, sizes, turns, maps in (
+        (models.load_backbone("MobileNet", fallback=()), {1: 4, 8: 1}, 15, 64),
+        (models.load_backbone("VGG16", weights=None), {1: 1}, 7, 16),  # as fast as with real ones
+        (fashion, {1: 20, 32: 2}, 15, 128),
+    ):
+        name, model, layer = f"{network.name} ({network.weights})", network.model, network.layer
+        images = data.fashion_mnist().test_images if network is fashion else _cat(network)
+        for size, repeats in sizes.items():
+            calls = gradient_calls(model, layer, np.resize(images, (size, *images.shape[1:])))
+            yield f"{name}, batch {size}", _apart(calls, turns, repeats)
+        calls = score_cam_calls(model, layer, images[:1], maps)
+        if network.name == "VGG16":
+            del calls[f"{PEER} Scorecam"]  # would take minutes
+        yield f"{name}, {maps} maps, at most {MASKS} at once", _apart(calls, 7)
+
+
+def peak_of_score_cam(maps: int) -> dict[str, float]:
+    """Return the MiB that this process took at most, also beyond those for one batch of maps."""
+    backbone, peaks = models.load_backbone("MobileNet", fallback=()), []
+    for count in (MASKS, maps):
+        cams.score_cam(backbone.model, _cat(backbone), 0, max_maps=count, batch_size=MASKS)
+        peaks.append(memory("VmHWM"))
+    return {"at most": peaks[1], "beyond one batch": peaks[1] - peaks[0]}
+
+
+def growth(use: Callable, times: int, new_model: bool) -> dict[str, float]:
+    """Return the MiB that stay taken after using a model so often, or as many models once."""
+    model = None
+    for turn in range(WARM_UP + times):
+        if turn == WARM_UP:
+            before = memory("VmRSS")
+        model = model or models.to_logits(models.fashion_cnn())
+        use(model)
+        if new_model:
+            model = None
+            gc.collect()
+    return {"growth": memory("VmRSS") - before}
+
+
+def explain(model: keras.Model) -> None:
+    """Explain an image with a method of either kind."""
+    image = np.random.default_rng(0).random((1, *model.input_shape[1:]), np.float32)
+    cams.grad_cam(model, image, 0)
+    cams.score_cam(model, image, 0, max_maps=4)
+
+
+def predict(model: keras.Model) -> None:
+    """Call a model through a ``tf.function`` of its own: what of the growth is TensorFlow's."""
+    forward_pass(model).get_concrete_function()(tf.zeros((1, *model.input_shape[1:])))
+
+
+def memory(field: str) -> float:
+    """Return the MiB that this process takes (``"VmRSS"``) or took at most (``"VmHWM"``)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+QUESTIONS = {
+    "score_cam, 128 maps": (peak_of_score_cam, 128),
+    "score_cam, 512 maps": (peak_of_score_cam, 512),
+    "one model explained 200 times": (growth, explain, 200, False),
+    "50 models explained and dropped": (growth, explain, 50, True),
+    "50 models called and dropped": (growth, predict, 50, True),
+}
+
+
 def main() -> None:
-    model = models.load_fashion_cnn()
-    images = data.fashion_mnist().test_images
-    forward = tf.function(lambda batch: model(batch, training=False))
-    methods = [Gradcam(model, ReplaceToLinear()), GradcamPlusPlus(model, ReplaceToLinear())]
-    table = {}
-    for size in (1, 32):
-        batch, score = tf.constant(images[:size]), CategoricalScore([0] * size)
-        calls = {"forward pass": lambda batch=batch: forward(batch).numpy()}
-        for method in methods:
-            name = f"tf-keras-vis {type(method).__name__}"
-            calls[name] = lambda method=method, batch=batch, score=score: method(
-                score, batch, penultimate_layer="final"
-            )
-        table[f"Fashion-MNIST network, batch {size}"] = ratios(calls)
-    for name, row in table.items():
-        print(name)
-        for call, ratio in row.items():
-            print(f"  {call:32} {ratio:6.2f} ×")
+    keras.utils.disable_interactive_logging()  # tf-keras-vis predicts with a progress bar
+    warnings.filterwarnings("ignore", "The structure of `inputs`")  # so it does, with a list
+    result = {"ratios": {}, "MiB": {}}
+    for name, row in speed():
+        result["ratios"][name] = row
+        print(name, *(f"  {each:32}{ratio:7.2f} ×" for each, ratio in row.items()), sep="\n")
+    if sys.platform == "linux":
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(2, spawn, max_tasks_per_child=1) as pool:
+            asked = {name: pool.submit(*question) for name, question in QUESTIONS.items()}
+            result["MiB"] = {name: answer.result() for name, answer in asked.items()}
+    for name, answer in result["MiB"].items():
+        print(f"{name:34}", *(f"{what} {mib:.1f} MiB" for what, mib in answer.items()), sep="  ")
     path = data.output_folder() / "bench.json"
-    path.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _apart(calls, turns, repeats=1):
+    """Ratios, the peer's in turns of their own: what it leaves behind slows the next call down."""
+    base, *_ = calls
+    ours = {name: call for name, call in calls.items() if PEER not in name}
+    peer = {name: call for name, call in calls.items() if PEER in name or name == base}
+    return ratios(ours, turns, repeats) | (ratios(peer, 7, repeats) if len(peer) > 1 else {})
+
+
+def _peer(kind, model, layer, images, **options):
+    explain_with, options = kind(model), {**UNRESIZED, **options, "penultimate_layer": layer}
+    return lambda: np.asarray(explain_with(CategoricalScore([0] * len(images)), images, **options))
+
+
+def _cat(backbone):
+    return backbone.preprocess(photos.fit(photos.sample_photo("cat"), backbone.input_size)[None])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""xplique's maps and ours, of the same layer and class, and what each costs: ``make peers``.
+
+xplique returns its maps resized, bicubically, to the size of the image. They are compared before
+that, and after with ours resized likewise. Its Grad-CAM++ is another one than equation 19 of the
+paper and ours: it has the mean of a map where they have the sum, and the mean of the weights over
+the cells where they have the sum. Both the difference and that it comes from there are shown.
+"""
+
+from functools import partial
+import json
+
+from cam_helpers import bench, cams, compiled, data, models, photos
+from cam_helpers.backend import tf
+from cam_helpers.placement import place
+import numpy as np
+from xplique.attributions import GradCAM, GradCAMPP
+
+
+def main() -> None:
+    tf.get_logger().setLevel("ERROR")  # xplique traces anew for each batch size
+    fashion = models.to_logits(models.load_fashion_cnn())
+    mobilenet = models.load_backbone("MobileNet", fallback=())
+    two = [photos.fit(photos.sample_photo(name), (224, 224)) for name in ("cat", "espresso")]
+    result = {}
+    for name, model, layer, images, repeats in (
+        ("Fashion-MNIST network", fashion, "final", data.fashion_mnist().test_images[:8], 20),
+        (
+            f"MobileNet ({mobilenet.weights})",
+            mobilenet.model,
+            mobilenet.layer,
+            mobilenet.preprocess(np.stack(two)),
+            4,
+        ),
+    ):
+        result[name] = {
+            "largest difference": differences(model, layer, images),
+            "time, batch 1": times(model, layer, images[:1], repeats),
+            "time, batch 8": times(model, layer, np.resize(images, (8, *images.shape[1:])), 2),
+        }
+        print(name)
+        for question, answers in result[name].items():
+            print(f"  {question}", *(f"    {k:52}{v:9.3g}" for k, v in answers.items()), sep="\n")
+    path = data.output_folder() / "peers.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def differences(model, layer, images):
+    """The largest difference of any cell or pixel, relative to the maximum of our heatmap."""
+    scores = model(images).numpy()
+    classes, targets = scores.argmax(axis=1).astype(np.int32), _one_hot(scores)
+    ours = cams.grad_cam(model, images, classes, layer=layer)
+    explainer, size = GradCAM(model, conv_layer=layer), images.shape[1:3]
+    drawn = explainer(images, targets).numpy()[..., 0]
+    resized = tf.image.resize(ours[..., np.newaxis], size, "bicubic").numpy()[..., 0]
+    placed = place(ours, size, models.receptive_field(model, layer))
+    plus_plus = unresized(GradCAMPP(model, conv_layer=layer), images, targets)
+    by_mean = compiled.gradient_map(model, layer, plus_plus_by_mean)(images, classes).numpy()
+    ours_plus_plus = cams.grad_cam_plus_plus(model, images, classes, layer=layer)
+    return {
+        "Grad-CAM": _difference(unresized(explainer, images, targets), ours),
+        "Grad-CAM, both resized bicubically": _difference(drawn, resized, ours),
+        "Grad-CAM, ours placed where the network looked": _difference(drawn, placed, ours),
+        "Grad-CAM++, ours with its formula": _difference(plus_plus, by_mean),
+        "Grad-CAM++": _difference(plus_plus, ours_plus_plus),
+        "Grad-CAM++, each divided by its maximum": _difference(
+            plus_plus / _highest(plus_plus), ours_plus_plus / _highest(ours_plus_plus)
+        ),
+    }
+
+
+def unresized(explainer, images, targets):
+    """xplique's maps, taken before it resizes them."""
+    feature_maps, gradients = explainer._gradient(tf.constant(images), tf.constant(targets))
+    weights = explainer._compute_weights(gradients, feature_maps)
+    return explainer._apply_weights(weights, feature_maps).numpy()
+
+
+def plus_plus_by_mean(feature_maps, gradients):
+    """xplique's Grad-CAM++, as a formula for ``compiled.gradient_map``."""
+    mean = tf.reduce_mean(feature_maps, axis=(1, 2), keepdims=True)
+    alpha = tf.math.divide_no_nan(1.0, 2 + mean * gradients)
+    weights = tf.reduce_mean(alpha * tf.nn.relu(gradients), axis=(1, 2), keepdims=True)
+    return tf.nn.relu(tf.reduce_sum(weights * feature_maps, axis=-1))
+
+
+def times(model, layer, images, repeats):
+    """Forward passes that a map takes: ours bare and in the size of the image, then xplique's."""
+    forward, batch = bench.forward_pass(model), tf.constant(images)
+    scores, size = model(images).numpy(), images.shape[1:3]
+    classes, targets = scores.argmax(axis=1), _one_hot(scores)
+    base = {"forward pass": lambda: forward(batch).numpy()}
+    grad_cam = partial(cams.grad_cam, model, images, classes, layer=layer)
+    plus_plus = partial(cams.grad_cam_plus_plus, model, images, classes, layer=layer)
+    ours = {
+        "grad_cam": grad_cam,
+        "grad_cam, resized": lambda: place(grad_cam(), size, "resize"),
+        "grad_cam_plus_plus, resized": lambda: place(plus_plus(), size, "resize"),
+    }
+    explainers = (GradCAM(model, conv_layer=layer), GradCAMPP(model, conv_layer=layer))
+    theirs = {
+        f"xplique {type(each).__name__}, resized": lambda each=each: each(images, targets).numpy()
+        for each in explainers
+    }
+    return bench.ratios(base | ours, 9, repeats) | bench.ratios(base | theirs, 9, repeats)
+
+
+def _one_hot(scores):
+    return np.eye(scores.shape[1], dtype=np.float32)[scores.argmax(axis=1)]
+
+
+def _difference(found, expected, heatmaps=None):
+    highest = _highest(expected if heatmaps is None else heatmaps)
+    return float((np.abs(found - expected) / highest).max())
+
+
+def _highest(heatmaps):
+    return heatmaps.max(axis=(1, 2), keepdims=True)
+
+
+if __name__ == "__main__":
+    main()
