@@ -9,7 +9,7 @@ from typing import Literal
 
 from cam_helpers import compiled, layers
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import ClassIndex, check_classes, check_images, check_model
+from cam_helpers.checks import ClassIndex, check_classes, check_count, check_images, check_model
 from cam_helpers.placement import ReceptiveField, interpolations
 from cam_helpers.receptive_field import receptive_field
 import numpy as np
@@ -48,7 +48,7 @@ def cam(
     ----------
     Zhou et al. 2016, https://arxiv.org/abs/1512.04150, equations 1 and 2. Notebook 04.
     """
-    layer, images, wanted = _checked(model, images, class_index, layer)
+    layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     weights = layers.head_weights(model, layer)  # (maps, classes)
     if weights.shape[1] == 1:
         weights = np.concatenate([-weights, weights], axis=1)
@@ -265,12 +265,12 @@ def score_cam(
         raise ValueError(
             f"expected weighting 'probability', 'increase' or 'softmax', received {weighting!r}."
         )
-    if max_maps is not None and max_maps < 1:
-        raise ValueError(f"expected max_maps of 1 or more, or None for all, received {max_maps}.")
-    layer, images, wanted = _checked(model, images, class_index, layer)
+    if max_maps is not None:
+        check_count("max_maps", max_maps)
+    layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     maps_of, score = compiled.feature_maps_and_scores(model, layer), compiled.masked_scores(model)
     field = _mask_field(model, layer, images.shape[1:3], placement)
-    to_probability = _sigmoid if model.outputs[0].shape[1] == 1 else compiled.softmax
+    scale = 0.5 if model.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
     heatmaps = []
     for index, image in enumerate(images):
         one = slice(index, index + 1)
@@ -279,6 +279,9 @@ def score_cam(
         feature_maps = np.moveaxis(feature_maps, -1, 0)  # (maps, h, w)
         rows, columns = interpolations(feature_maps.shape[1:], image.shape[:2], field)
         used = _masks_to_try(feature_maps, rows, columns, max_maps)
+        if not used.size:
+            heatmaps.append(np.zeros(feature_maps.shape[1:]))
+            continue
         feature_maps, logits = feature_maps[used], np.empty((len(used), len(scores)), np.float32)
         for part in tqdm(
             list(compiled.parts(len(used), batch_size)), "masks", disable=not progress, leave=False
@@ -287,10 +290,10 @@ def score_cam(
         if weighting == "softmax":
             weights = compiled.softmax(logits[:, chosen], axis=0)
         else:
-            weights = to_probability(logits)[:, chosen]
+            weights = compiled.softmax(scale * logits)[:, chosen]
         if weighting == "increase":
             nothing = score(image, np.zeros_like(feature_maps[:1]), rows, columns).numpy()
-            weights = weights - to_probability(nothing)[0, chosen]
+            weights = weights - compiled.softmax(scale * nothing)[0, chosen]
         heatmaps.append(np.maximum(np.einsum("k,khw->hw", weights, feature_maps), 0))
     return np.stack(heatmaps).astype(np.float32)
 
@@ -308,7 +311,10 @@ def _mask_field(model, layer, image_size, placement):
         return placement
     if placement == "receptive_field":
         key = ("field", layer, image_size)
-        return compiled.once(model, key, lambda: receptive_field(model, layer, image_size))
+        try:
+            return compiled.once(model, key, lambda: receptive_field(model, layer, image_size))
+        except ValueError as error:
+            raise ValueError(f"{error} Or choose placement='resize'.") from error
     raise ValueError(
         "expected placement 'receptive_field', 'resize' or a ReceptiveField, received "
         f"{placement!r}."
@@ -316,19 +322,19 @@ def _mask_field(model, layer, image_size, placement):
 
 
 def _from_gradients(formula, model, images, class_index, layer, batch_size, **options):
-    layer, images, wanted = _checked(model, images, class_index, layer)
+    layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     run = compiled.gradient_map(model, layer, formula, **options)
     parts = compiled.parts(len(images), batch_size)
     return np.concatenate([run(images[part], wanted[part]).numpy() for part in parts])
 
 
-def _checked(model, images, class_index, layer):
-    classes, default_layer = compiled.once(
-        model, ("facts",), lambda: (check_model(model), layers.explainable_layer(model))
-    )
+def _checked(model, images, class_index, layer, batch_size):
+    check_count("batch_size", batch_size)
+    classes = check_model(model)
     images = check_images(model, images)
-    return layer or default_layer, images, check_classes(class_index, len(images), classes)
+    path = compiled.once(model, ("path", layer), lambda: _path(model, layer))
+    return path, images, check_classes(class_index, len(images), classes)
 
 
-def _sigmoid(logits):
-    return 1 / (1 + np.exp(-logits))
+def _path(model, layer):
+    return layers.explainable_layer(model) if layer is None else layers.full_path(model, layer)

@@ -16,19 +16,31 @@ def check_model(model: keras.Model) -> int:
     Raises
     ------
     ValueError
-        If the model ends in softmax or sigmoid, or its output is not one of (batch, classes).
+        If the model ends in softmax, sigmoid or another activation, if its output is not one of
+        (batch, classes), if it has several inputs, or if its channels come first.
     """
-    activation = layers.final_activation(model)
-    if activation:
+    if len(model.inputs) != 1:
         raise ValueError(
-            f"expected a model that returns logits, received '{model.name}', which ends in "
-            f"{activation}: explain models.to_logits(model)."
+            f"expected a model with one input, received '{model.name}' with {len(model.inputs)}: "
+            "rebuild it as a keras.Model of the image alone."
         )
+    for node in layers.nodes(model):
+        if getattr(node.operation, "data_format", None) == "channels_first":
+            raise ValueError(
+                f"expected channels last, received '{node.operation.name}' with channels first: "
+                "rebuild the model with data_format='channels_last'."
+            )
     shape = model.outputs[0].shape
     if len(shape) != 2 or shape[1] is None:
         raise ValueError(
             f"expected a model with an output (batch, classes), received '{model.name}' with "
             f"{shape}: choose a score for each class first."
+        )
+    activation = layers.final_activation(model)
+    if activation:
+        raise ValueError(
+            f"expected a model that returns logits, received '{model.name}', which ends in "
+            f"{activation}: explain models.to_logits(model)."
         )
     return max(2, shape[1])
 
@@ -96,3 +108,10 @@ def check_classes(class_index: ClassIndex, count: int, classes: int) -> np.ndarr
             f"expected a class from 0 to {classes - 1}, received class_index {outside.flat[0]}."
         )
     return np.broadcast_to(wanted, count).astype(np.int32)
+
+
+def check_count(name: str, value: int) -> int:
+    """Return ``value`` if it is an integer of 1 or more; else ValueError."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"expected {name} as an integer of 1 or more, received {value!r}.")
+    return int(value)

@@ -37,12 +37,15 @@ def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -
 
         @tf.function(autograph=False, input_signature=[_images(cut), _CLASSES])
         def run(images, class_index):
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(images)
-                feature_maps, scores = cut(images, training=False)
-                scores = two_sided(scores)
-                score = tf.gather(scores, chosen_classes(scores, class_index), batch_dims=1)
-            gradients = tape.gradient(score, feature_maps)  # what lies before the layer is pruned
+            feature_maps, scores = cut(images, training=False)
+            scores = two_sided(scores)
+            score = tf.gather(scores, chosen_classes(scores, class_index), batch_dims=1)
+            (gradients,) = tf.gradients(score, feature_maps)  # no further back than to the layer
+            if gradients is None:
+                raise ValueError(
+                    f"expected a layer that the scores can be derived by, received '{layer}': "
+                    "a step after it stops gradients."
+                )
             return formula(tf.cast(feature_maps, tf.float32), tf.cast(gradients, tf.float32))
 
         return run.get_concrete_function()
@@ -76,7 +79,7 @@ def masked_scores(model: keras.Model) -> Callable:
 
     def make():
         graph = layers.graph_of(model)
-        network = keras.Model(graph.input, graph.output)
+        network = keras.Model(graph.inputs[0], graph.outputs[0])
         image = tf.TensorSpec(_images(network).shape[1:])
         spec = [image, tf.TensorSpec((None, None, None)), *[tf.TensorSpec((None, None))] * 2]
 

@@ -5,11 +5,29 @@ activations that ``keras.ops`` leaves in a network are no layers but have names,
 """
 
 from collections.abc import Iterator
+import weakref
 
-from cam_helpers.backend import keras
+from cam_helpers.backend import keras, tf
 import numpy as np
 
-KEEP_THE_SCORES = ("Flatten", "Reshape", "Dropout", "Identity")
+KEEP_THE_SCORES = (
+    "ActivityRegularization",
+    "Cast",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+)
+KNOWN_ACTIVATIONS = {
+    keras.activations.linear: None,
+    keras.activations.softmax: "softmax",
+    keras.activations.sigmoid: "sigmoid",
+    tf.nn.softmax: "softmax",
+    tf.nn.sigmoid: "sigmoid",
+}
+
+_LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
 AFTER_THE_MAPS = (
     "MaxPooling2D",
     "AveragePooling2D",
@@ -54,12 +72,19 @@ def graph_of(model: keras.Model) -> keras.Model:
     return graph
 
 
+def is_nested(operation: keras.Operation) -> bool:
+    """Return whether a layer is itself a model with a graph to look into."""
+    return isinstance(operation, keras.Model) and hasattr(
+        getattr(operation, "_functional", operation), "_nodes_by_depth"
+    )
+
+
 def map_layers(model: keras.Model) -> list[str]:
     """Return the paths of the layers whose output is (batch, height, width, maps), in order."""
     paths = []
     for node in nodes(model):
         name, inside = node.operation.name, node.operation
-        if isinstance(inside, keras.Model):
+        if is_nested(inside):
             paths += [f"{name}/{path}" for path in map_layers(inside)]
         elif _has_place(node.outputs[0].shape):
             paths.append(name)
@@ -87,7 +112,7 @@ def explainable_layer(model: keras.Model) -> str:
         operation = node.operation
         kind = type(operation).__name__
         convolved |= "Conv" in kind
-        if isinstance(operation, keras.Model):
+        if is_nested(operation):
             try:
                 found = f"{operation.name}/{explainable_layer(operation)}"
             except ValueError:
@@ -102,6 +127,16 @@ def explainable_layer(model: keras.Model) -> str:
             f"'{model.name}', received {', '.join(shapes[-8:])}: there is no map to explain."
         )
     return found
+
+
+def full_path(model: keras.Model, layer: str) -> str:
+    """Return a layer's path, where the name of a nested model means its explainable layer."""
+    name, _, rest = layer.partition("/")
+    named = [node.operation for node in nodes(model) if node.operation.name == name]
+    if not named or not is_nested(named[-1]):
+        return layer
+    inside = full_path(named[-1], rest) if rest else explainable_layer(named[-1])
+    return f"{name}/{inside}"
 
 
 def split(model: keras.Model, layer: str) -> keras.Model:
@@ -125,9 +160,9 @@ def split(model: keras.Model, layer: str) -> keras.Model:
     node = next(
         (node for node in reversed(list(nodes(model))) if node.operation.name == name), None
     )
-    if node is None or (path and not isinstance(node.operation, keras.Model)):
+    if node is None or (path and not is_nested(node.operation)):
         raise ValueError(f"layer '{layer}' is not in '{model.name}'{_try(model)}")
-    if isinstance(node.operation, keras.Model):
+    if is_nested(node.operation):
         return _split_inside(model, node.operation, path or explainable_layer(node.operation))
     shape = node.outputs[0].shape
     if len(shape) != 4:
@@ -136,7 +171,7 @@ def split(model: keras.Model, layer: str) -> keras.Model:
             f"{_try(model)}"
         )
     graph = graph_of(model)
-    return keras.Model(graph.input, [node.outputs[0], graph.output])
+    return keras.Model(graph.inputs[0], [node.outputs[0], graph.outputs[0]])
 
 
 def to_logits(model: keras.Model) -> keras.Model:
@@ -144,41 +179,59 @@ def to_logits(model: keras.Model) -> keras.Model:
 
     The activation may belong to a last ``Dense`` or convolution, or be a layer of its own. Every
     layer before it is shared with ``model``, which stays as it is; the last one's weights are
-    copied. A model that ends in logits is returned as it is.
+    copied, at each call anew. A model that ends in logits is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the model ends in another activation, has no graph or more than one output.
 
     References
     ----------
     Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3: the score is the one before
     the softmax. Notebook 02 shows what becomes of the map otherwise.
     """
-    last, after = _last_scoring_node(model)
-    operation, before = last.operation, last.input_tensors
-    if isinstance(operation, keras.Model):
-        logits = to_logits(operation)
-        if logits is operation:
-            return model
-        scores = logits(before[0])
-    elif final_activation(model) is None:
+    activation = final_activation(model)
+    if activation is None:
         return model
-    elif hasattr(operation, "kernel"):
-        config = {**operation.get_config(), "activation": "linear"}
-        bare = type(operation).from_config(config)
-        scores = bare(before[0])
-        bare.set_weights(operation.get_weights())
-    else:
-        scores = before[0]
-    for operation in after:
-        scores = type(operation).from_config(operation.get_config())(scores)
-    return keras.Model(graph_of(model).input, scores, name=model.name)
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(
+            f"expected a model that ends in softmax, sigmoid or logits, received '{model.name}', "
+            f"which ends in {activation}: give its last layer activation=None."
+        )
+    last, after = _last_scoring_node(model)
+    operation, (before, *_) = last.operation, last.input_tensors
+    if model not in _LOGITS:
+        head, scores = None, before
+        if is_nested(operation):
+            scores = to_logits(operation)(before)
+        elif hasattr(operation, "kernel"):
+            linear = {"activation": "linear", "name": f"{operation.name}_logits"}
+            head = type(operation).from_config({**operation.get_config(), **linear})
+            scores = head(before)
+        for each in after:
+            scores = type(each).from_config(each.get_config())(scores)
+        _LOGITS[model] = keras.Model(graph_of(model).inputs[0], scores, name=model.name), head
+    logits, head = _LOGITS[model]
+    if head:
+        head.set_weights(operation.get_weights())
+    elif is_nested(operation):
+        to_logits(operation)  # copies its weights anew
+    return logits
 
 
 def final_activation(model: keras.Model) -> str | None:
-    """Return ``"softmax"`` or ``"sigmoid"`` if that is what a model's scores have gone through."""
+    """Return the name of what a model's scores have gone through, or None for nothing."""
     operation = _last_scoring_node(model)[0].operation
-    if isinstance(operation, keras.Model):
+    if is_nested(operation):
         return final_activation(operation)
-    kind = getattr(getattr(operation, "activation", None), "__name__", type(operation).__name__)
-    return kind.lower() if kind.lower() in ("softmax", "sigmoid") else None
+    activation = getattr(operation, "activation", keras.activations.linear)
+    if isinstance(operation, keras.layers.Softmax) or isinstance(activation, keras.layers.Softmax):
+        return "softmax"
+    if type(operation).__name__ in ("Softmax", "Sigmoid", "LogSoftmax", "LogSigmoid"):
+        return type(operation).__name__.lower()  # of keras.ops
+    name = getattr(activation, "__name__", type(activation).__name__)
+    return KNOWN_ACTIVATIONS.get(activation, name)
 
 
 def head_weights(model: keras.Model, layer: str) -> np.ndarray:
@@ -190,12 +243,15 @@ def head_weights(model: keras.Model, layer: str) -> np.ndarray:
         If anything else lies between the layer's maps and the scores.
     """
     dense, _ = _last_scoring_node(model)
-    kernel = getattr(dense.operation, "kernel", None)
+    kind, kernel = type(dense.operation).__name__, getattr(dense.operation, "kernel", None)
+    is_linear = final_activation(model) is None and (
+        kind == "Dense" or (kind == "Conv2D" and dense.operation.groups == 1)
+    )
     pool = _maker(model, dense.input_tensors[0])
     while pool is not None and _keeps_the_scores(pool.operation):
         pool = _maker(model, pool.input_tensors[0])
     is_pool = pool is not None and type(pool.operation).__name__ == "GlobalAveragePooling2D"
-    if kernel is None or not is_pool or _innermost(model, pool.input_tensors[0]) != layer:
+    if not is_linear or not is_pool or _innermost(model, pool.input_tensors[0]) != layer:
         raise ValueError(
             f"expected global average pooling and one Dense between '{layer}' and the scores of "
             f"'{model.name}', received another head: use grad_cam, which takes any."
@@ -231,7 +287,7 @@ def _innermost(model, tensor):
     if node is None:
         return None
     operation = node.operation
-    if isinstance(operation, keras.Model):
+    if is_nested(operation):
         return f"{operation.name}/{_innermost(operation, graph_of(operation).outputs[0])}"
     return operation.name
 
@@ -253,11 +309,11 @@ def _split_inside(model, nested, path):
         return output
 
     graph = graph_of(model)
-    uncompiled = keras.Model(graph.input, graph.output)
+    uncompiled = keras.Model(graph.inputs[0], graph.outputs[0])
     copy = keras.models.clone_model(
         uncompiled, clone_function=lambda each: each, call_function=call
     )
-    return keras.Model(copy.input, [feature_maps[-1], copy.output])
+    return keras.Model(copy.inputs[0], [feature_maps[-1], copy.outputs[0]])
 
 
 def _has_place(shape):

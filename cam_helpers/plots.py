@@ -147,9 +147,10 @@ def superimpose(
     ----------
     The comparison figure of notebook 03.
     """
+    photo, heatmap = np.asarray(photo, float), np.asarray(heatmap, float)
     _check_size(photo, heatmap)
     for name, values in (("photo", photo), ("heatmap", heatmap)):
-        if np.min(values) < 0 or np.max(values) > 1:
+        if not (np.min(values) >= 0 and np.max(values) <= 1):
             raise ValueError(
                 f"expected a {name} with values from 0 to 1, received {np.min(values):g} to "
                 f"{np.max(values):g}: {'stretch it' if name == 'heatmap' else 'divide by 255'}."

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from cam_helpers.backend import keras
-from cam_helpers.layers import graph_of, nodes
+from cam_helpers.layers import graph_of, is_nested, nodes
 from cam_helpers.placement import ReceptiveField
 
 # Names of classes, as not all of them are public. Outside training none of these moves anything.
@@ -57,7 +57,7 @@ def receptive_field(
 
     References
     ----------
-    Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields.
+    Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields. Notebook 04.
     """
     places = _places(model, image_size)
     place = places.get(layer, f"it is not in model '{model.name}'")
@@ -123,7 +123,7 @@ def _walk(model, inputs, places, prefix=""):
     at = dict(zip(map(id, graph.inputs), inputs, strict=True))
     for node in nodes(model):
         layer, arriving = node.operation, [at[id(tensor)] for tensor in node.input_tensors]
-        if isinstance(layer, keras.Function | keras.Sequential):
+        if is_nested(layer):
             leaving = _walk(layer, arriving, places, f"{prefix}{layer.name}/")
         else:
             leaving = [_through(node, arriving)] * len(node.outputs)

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 import weakref
 
 from cam_helpers import cams, compiled, layers, models, photos
@@ -247,6 +248,27 @@ def test_score_cam_lays_its_masks_where_the_network_looked():
     assert np.abs(resized - default).max() > 1e-3 * default.max()
 
 
+def test_score_cam_runs_the_network_for_no_map_that_is_constant_where_shown(monkeypatch):
+    monkeypatch.setattr(compiled, "masked_scores", lambda model: pytest.fail)
+    only_the_last_cell = ReceptiveField(size=(9, 9), stride=(100, 100), start=(-1000, -1000))
+    assert not cams.score_cam(network(), images(1), 0, placement=only_the_last_cell).any()
+
+
+def test_score_cam_survives_large_logits():
+    model = network()
+    model.get_layer("logits").bias.assign_add([500.0, 0, 0, 0])
+    heatmap = cams.score_cam(model, images(1), 0, placement="resize")
+    feature_maps = layers.split(model, "last")(images(1))[0].numpy()
+    same(heatmap, np.maximum(feature_maps[..., np.ptp(feature_maps, (0, 1, 2)) > 0].sum(-1), 0))
+
+
+def test_score_cam_shows_progress_when_asked(capfd):
+    cams.score_cam(network(), images(1), 0)
+    assert capfd.readouterr().err == ""
+    cams.score_cam(network(), images(1), 0, progress=True)
+    assert "masks" in capfd.readouterr().err
+
+
 # an independent library
 
 
@@ -337,9 +359,106 @@ def test_a_nested_model_gives_the_map_of_the_same_layers_unnested():
 
 def test_variable_image_size():
     model = pooled(size=(None, None, 2))
-    for size in [(12, 10, 2), (20, 14, 2)]:
-        assert cams.grad_cam(model, images(size=size), 0).any()
-        assert cams.score_cam(model, images(size=size), 0).any()
+    for size in [(12, 10, 2), (21, 15, 2)]:
+        batch, field = images(size=size), models.receptive_field(model, "last", size[:2])
+        fixed = pooled(size=size)
+        same(cams.grad_cam(model, batch, 0), cams.grad_cam(fixed, batch, 0))
+        placed = cams.score_cam(fixed, batch, 0, placement=field)
+        same(cams.score_cam(model, batch, 0), placed)
+
+
+def test_double_precision_images_and_unsigned_classes():
+    model, batch = network(), images()
+    expected = cams.grad_cam(model, batch, [0, 1, 2])
+    doubled = cams.grad_cam(model, batch.astype(np.float64), np.array([0, 1, 2], np.uint8))
+    np.testing.assert_array_equal(doubled, expected)
+
+
+@pytest.mark.parametrize("method", [*METHODS, cams.cam])
+def test_an_output_given_as_a_list_or_a_dict_is_that_output(method):
+    model = pooled()
+    expected = method(model, images(), 1)
+    for output in ([model.output], {"scores": model.output}):
+        other = keras.Model(model.input, output)
+        np.testing.assert_array_equal(method(other, images(), 1), expected)
+
+
+def test_a_nested_models_name_means_its_explainable_layer():
+    inputs = keras.Input(SIZE)
+    x = L.MaxPooling2D(2)(L.Conv2D(5, 3, activation="relu", name="inner")(inputs))
+    body = keras.Model(inputs, x, name="body")
+    outer = keras.Sequential([keras.Input(SIZE), body, L.Flatten(), L.Dense(4)])
+    for method in METHODS:
+        expected = method(outer, images(), 1, layer="body/inner")
+        np.testing.assert_array_equal(method(outer, images(), 1, layer="body"), expected)
+        np.testing.assert_array_equal(method(outer, images(), 1), expected)
+
+
+def test_integer_inputs_of_the_network_itself():
+    inputs = keras.Input(SIZE, dtype="uint8")
+    x = L.Conv2D(5, 3, activation="relu")(L.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    pixels = np.abs(images() * 50).round()
+    assert cams.grad_cam(model, pixels, 1).any()
+    expected = np.maximum(cams.cam(model, pixels, 1), 0) / (10 * 8)
+    same(cams.grad_cam(model, pixels, 1), expected)
+
+
+@pytest.mark.parametrize("weighting", ["probability", "increase", "softmax"])
+def test_score_cam_of_no_varied_map_is_zero(weighting):
+    model = network()
+    dead = [0 * weight for weight in model.get_layer("last").get_weights()]
+    model.get_layer("last").set_weights(dead)
+    assert not cams.score_cam(model, images(), 0, weighting=weighting).any()
+
+
+def test_an_activation_set_later_is_seen():
+    model = network()
+    cams.grad_cam(model, images(), 0)
+    model.get_layer("logits").activation = keras.activations.softmax
+    with pytest.raises(ValueError, match="which ends in softmax: explain"):
+        cams.grad_cam(model, images(), 0)
+
+
+def test_a_layer_that_is_named_needs_no_explainable_one():
+    class Block(L.Layer):
+        def call(self, x):
+            return keras.ops.square(x)
+
+    inputs = keras.Input(SIZE)
+    x = L.Flatten()(Block(name="block")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(x))
+    assert cams.grad_cam(model, images(), 0, layer="block").any()
+    sentence = "cannot be followed.* Or choose placement='resize'"
+    with pytest.raises(ValueError, match=sentence):
+        cams.score_cam(model, images(), 0, layer="block")
+    assert cams.score_cam(model, images(), 0, layer="block", placement="resize").any()
+
+
+def test_options_of_one_model_are_kept_apart():
+    model = network()
+    plain = cams.grad_cam_plus_plus(model, images(), 0)
+    normalized = cams.grad_cam_plus_plus(model, images(), 0, normalize_alpha=True)
+    assert np.abs(plain - normalized).max() > 0.1 * plain.max()
+    np.testing.assert_array_equal(cams.grad_cam_plus_plus(model, images(), 0), plain)
+
+
+def test_a_layer_that_a_shortcut_goes_around_gets_its_whole_gradient():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SIZE)
+    first = L.Conv2D(5, 3, padding="same", activation="relu", name="first")(inputs)
+    second = L.Conv2D(5, 3, padding="same", activation="relu", name="second")(first)
+    pooled_ = L.GlobalAveragePooling2D()(L.ReLU(name="out")(first + second * first))
+    model = keras.Model(inputs, L.Dense(3)(pooled_))
+    head = keras.Model(first, model.output)
+    feature_maps = tf.constant(keras.Model(inputs, first)(images()))
+    with tf.GradientTape() as tape:
+        tape.watch(feature_maps)
+        score = head(feature_maps)[:, 2]
+    gradients = tape.gradient(score, feature_maps)
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    expected = tf.nn.relu(tf.reduce_sum(weights * feature_maps, axis=-1))
+    same(cams.grad_cam(model, images(), 2, layer="first"), expected.numpy())
 
 
 def test_nothing_of_the_caller_changes():
@@ -472,7 +591,7 @@ def test_a_score_for_each_cell_is_no_score():
             {"weighting": "mean"},
             "expected weighting 'probability', 'increase' or 'softmax', received 'mean'.",
         ),
-        ({"max_maps": 0}, "expected max_maps of 1 or more, or None for all, received 0."),
+        ({"max_maps": 0}, "expected max_maps as an integer of 1 or more, received 0."),
         (
             {"placement": "centre"},
             "expected placement 'receptive_field', 'resize' or a ReceptiveField, received "
@@ -484,6 +603,36 @@ def test_score_cam_names_its_choices(options, sentence):
     with pytest.raises(ValueError, match=r".+") as error:
         cams.score_cam(network(), images(), 0, **options)
     assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["batch_size", "max_maps"])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", True])
+def test_counts_are_integers_of_1_or_more(name, value):
+    sentence = f"expected {name} as an integer of 1 or more, received {value!r}."
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        cams.score_cam(network(), images(), 0, **{name: value})
+
+
+def test_two_inputs_and_channels_first_are_refused():
+    inputs = [keras.Input(SIZE, name="image"), keras.Input((3,))]
+    x = L.Concatenate()([L.Flatten()(L.Conv2D(2, 3)(inputs[0])), inputs[1]])
+    two = keras.Model(inputs, L.Dense(3)(x), name="two")
+    with pytest.raises(ValueError, match="expected a model with one input, received 'two' with 2"):
+        cams.grad_cam(two, images(), 0)
+    inputs = keras.Input(SIZE)
+    x = L.Flatten()(L.MaxPooling2D(2, data_format="channels_first", name="first")(inputs))
+    first = keras.Model(inputs, L.Dense(3)(x))
+    with pytest.raises(ValueError, match="expected channels last, received 'first' with channels"):
+        cams.grad_cam(first, images(), 0)
+
+
+def test_cam_takes_one_linear_dense_and_nothing_else():
+    inputs = keras.Input(SIZE)
+    x = L.Conv2D(4, 3, name="maps")(inputs)
+    x = L.GlobalAveragePooling2D(keepdims=True)(x)
+    model = keras.Model(inputs, L.Flatten()(L.Conv2D(4, 1, groups=2)(x)))
+    with pytest.raises(ValueError, match="received another head: use grad_cam"):
+        cams.cam(model, images(), 0)
 
 
 def test_all_methods_take_the_same_arguments():

@@ -1,7 +1,10 @@
 """Which layer, and the network without its softmax: every kind of model a reader may bring."""
 
+import gc
+import weakref
+
 from cam_helpers import layers, models
-from cam_helpers.backend import keras
+from cam_helpers.backend import keras, tf
 import numpy as np
 import pytest
 
@@ -35,6 +38,8 @@ def images(seed=0, count=2):
 HEADS = {
     "dense softmax": [L.Flatten, lambda: L.Dense(5, activation="softmax")],
     "dense sigmoid": [L.Flatten, lambda: L.Dense(1, activation="sigmoid")],
+    "function of TensorFlow": [L.Flatten, lambda: L.Dense(5, activation=tf.nn.softmax)],
+    "layer as activation": [L.Flatten, lambda: L.Dense(5, activation=L.Softmax())],
     "activation": [L.Flatten, lambda: L.Dense(5), lambda: L.Activation("softmax")],
     "softmax layer": [L.Flatten, lambda: L.Dense(5), L.Softmax],
     "operation": [L.Flatten, lambda: L.Dense(5), lambda: keras.ops.softmax],
@@ -69,6 +74,43 @@ def test_to_logits_undoes_the_activation_and_leaves_the_model_alone(head):
     assert layers.final_activation(model) == activation
     assert layers.final_activation(logits) is None
     assert layers.to_logits(logits) is logits
+    assert layers.to_logits(model) is logits
+
+
+def test_to_logits_takes_the_weights_of_now_and_piles_nothing_up():
+    model = conv_net()
+    layers.to_logits(model)
+    model.layers[-1].kernel.assign(2 * model.layers[-1].kernel)
+    model.layers[-1].bias.assign_add([1.0, 0, 0, 0, 0])
+    again = keras.activations.softmax(layers.to_logits(model)(images()))
+    np.testing.assert_allclose(again, model(images()), atol=1e-6)
+    assert len(model.layers[-2].output._keras_history.operation._outbound_nodes) <= 2
+    outer = keras.Sequential([keras.Input((8, 8, 3)), model])
+    layers.to_logits(outer)
+    model.layers[-1].kernel.assign(3 * model.layers[-1].kernel)
+    again = keras.activations.softmax(layers.to_logits(outer)(images()))
+    np.testing.assert_allclose(again, outer(images()), atol=1e-6)
+
+
+def test_a_dropped_model_takes_its_logits_along():
+    model = conv_net()
+    layers.to_logits(model)
+    held = weakref.ref(model)
+    del model
+    gc.collect()
+    assert held() is None
+
+
+def test_a_nested_model_without_a_graph_is_a_layer():
+    class Own(keras.Model):
+        def call(self, inputs):
+            return 2 * inputs
+
+    inputs = keras.Input((8, 8, 3))
+    x = L.Flatten()(L.Conv2D(2, 3, name="after")(Own(name="own")(inputs)))
+    model = keras.Model(inputs, L.Dense(3)(x))
+    assert layers.map_layers(model) == ["own", "after"]
+    assert layers.split(model, "own")(images())[0].shape == (2, 8, 8, 3)
 
 
 def test_predict_gives_the_same_bits_before_and_after():
@@ -81,6 +123,27 @@ def test_predict_gives_the_same_bits_before_and_after():
 def test_explainable_layer_is_after_norm_and_activation_and_before_pooling():
     assert layers.explainable_layer(conv_net()) == "relu"
     assert layers.explainable_layer(models.fashion_cnn()) == "norm8"
+
+
+def test_explainable_layer_has_more_than_one_row_and_column():
+    head = [L.Conv2D(2, (3, 1), name="row"), L.Flatten(), L.Dense(5)]
+    assert layers.explainable_layer(conv_net(*head)) == "relu"
+
+
+def test_explainable_layer_is_before_average_pooling_and_never_a_picture():
+    pools = [L.AveragePooling2D(1), L.Flatten(), L.Dense(5)]
+    assert layers.explainable_layer(conv_net(*pools)) == "relu"
+    head = keras.Sequential([L.Rescaling(2.0), backbone_in_a_sequential()])
+    head.build((None, 8, 8, 3))
+    assert layers.explainable_layer(head) == "transfer/backbone/inner_last"
+
+
+def test_a_layer_that_is_called_twice_counts_as_called_last():
+    inputs, twice = keras.Input((8, 8, 3)), L.Conv2D(3, 3, padding="same", name="twice")
+    x = L.Flatten()(twice(twice(inputs)))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    maps = layers.split(model, "twice")(images())[0]
+    np.testing.assert_allclose(maps, twice(twice(images())), atol=1e-6)
 
 
 def test_explainable_layer_is_after_an_addition_that_is_no_layer():
@@ -205,6 +268,11 @@ ERRORS = {
     "never built": (
         lambda: layers.to_logits(keras.Sequential([L.Dense(3)], name="bare")),
         "received Sequential 'bare', which has no graph",
+    ),
+    "another activation": (
+        lambda: layers.to_logits(conv_net(L.Flatten(), L.Dense(5, activation="tanh"))),
+        "expected a model that ends in softmax, sigmoid or logits, received 'net', which ends in "
+        "tanh: give its last layer activation=None.",
     ),
     "two outputs": (
         lambda: layers.to_logits(two_outputs()),

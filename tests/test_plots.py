@@ -104,6 +104,12 @@ def test_overlay_places_a_map_and_frames_what_is_known():
     np.testing.assert_array_equal(ax.images[1].get_array(), resized)
 
 
+def test_show_maps_passes_colours_and_opacity_on():
+    figure = plots.show_maps([IMAGE], {"one": [HEATMAP]}, cmap="jet", alpha=0.3)
+    drawn = figure.axes[1].images[1]
+    assert (drawn.get_cmap().name, drawn.get_alpha(), drawn.get_clim()) == ("jet", 0.3, (0, 1))
+
+
 def test_a_map_of_the_images_size_has_no_frame():
     assert not plots.overlay(IMAGE, HEATMAP).patches
 
@@ -132,6 +138,8 @@ def test_superimpose_adds_the_colours_and_stops_at_white():
     jet = matplotlib.colormaps["jet"](heatmap)[..., :3]
     np.testing.assert_allclose(plots.superimpose(photo, heatmap), np.minimum(0.8 * jet + 0.5, 1))
     assert plots.superimpose(photo, heatmap).max() == 1
+    whole = plots.superimpose(photo, np.array([[0, 0, 1]]))
+    np.testing.assert_array_equal(whole[0, 2], plots.superimpose(photo, heatmap)[0, 2])
     red = plots.superimpose(photo, heatmap, strength=0.4)[0, 2]
     assert red[0] > red[2] == 0.5  # the highest value is red, not blue
 
@@ -148,6 +156,11 @@ def test_emphasis_is_the_sigmoid_around_one_half():
     [
         (np.zeros((3, 4, 3)), HEATMAP, "expected a heatmap with values from 0 to 1, received 0 to"),
         (np.full((3, 4, 3), 255), HEATMAP / 11, "expected a photo with values from 0 to 1, receiv"),
+        (
+            np.zeros((3, 4, 3)),
+            HEATMAP * np.nan,
+            "expected a heatmap with values from 0 to 1, received",
+        ),
         (np.zeros((4, 3, 3)), HEATMAP / 11, "image's height and width (4, 3), received (3, 4)"),
     ],
 )
