@@ -9,7 +9,14 @@ from typing import Literal
 
 from cam_helpers import compiled, layers
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import ClassIndex, check_classes, check_count, check_images, check_model
+from cam_helpers.checks import (
+    ClassIndex,
+    check_classes,
+    check_count,
+    check_images,
+    check_logits,
+    check_model,
+)
 from cam_helpers.placement import ReceptiveField, interpolations
 from cam_helpers.receptive_field import receptive_field
 import numpy as np
@@ -330,7 +337,8 @@ def _from_gradients(formula, model, images, class_index, layer, batch_size, **op
 
 def _checked(model, images, class_index, layer, batch_size):
     check_count("batch_size", batch_size)
-    classes = check_model(model)
+    classes = compiled.once(model, ("classes",), lambda: check_model(model))
+    check_logits(model)  # each time: the caller may have set an activation since
     images = check_images(model, images)
     path = compiled.once(model, ("path", layer), lambda: _path(model, layer))
     return path, images, check_classes(class_index, len(images), classes)

@@ -11,14 +11,19 @@ TOP_CLASS = -1
 
 
 def check_model(model: keras.Model) -> int:
-    """Return the number of classes of a model whose scores are logits; one logit makes two.
+    """Return the number of classes that a model has scores for; one score makes two.
 
     Raises
     ------
     ValueError
-        If the model ends in softmax, sigmoid or another activation, if its output is not one of
-        (batch, classes), if it has several inputs, or if its channels come first.
+        If the model has several inputs or outputs, if its output is not (batch, classes), or if its
+        channels come first.
     """
+    if len(model.outputs) != 1:
+        raise ValueError(
+            f"expected a model with one output, received '{model.name}' with {len(model.outputs)}: "
+            "choose one with keras.Model(model.input, model.outputs[0])."
+        )
     if len(model.inputs) != 1:
         raise ValueError(
             f"expected a model with one input, received '{model.name}' with {len(model.inputs)}: "
@@ -36,13 +41,17 @@ def check_model(model: keras.Model) -> int:
             f"expected a model with an output (batch, classes), received '{model.name}' with "
             f"{shape}: choose a score for each class first."
         )
+    return max(2, shape[1])
+
+
+def check_logits(model: keras.Model) -> None:
+    """Raise ValueError if a model ends in softmax, sigmoid or another activation."""
     activation = layers.final_activation(model)
     if activation:
         raise ValueError(
             f"expected a model that returns logits, received '{model.name}', which ends in "
             f"{activation}: explain models.to_logits(model)."
         )
-    return max(2, shape[1])
 
 
 def check_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
