@@ -32,42 +32,26 @@ def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -
     (batch, h, w, maps), into heatmaps. What else it depends on goes into ``options``.
     """
 
-    def make():
-        cut = layers.split(model, layer)
+    def heatmaps(feature_maps, scores, classes):
+        score = tf.gather(scores, classes, batch_dims=1)
+        (gradients,) = tf.gradients(score, feature_maps)  # no further back than to the layer
+        if gradients is None:
+            raise ValueError(
+                f"expected a layer that the scores can be derived by, received '{layer}': a step "
+                "after it stops gradients."
+            )
+        return formula(tf.cast(feature_maps, tf.float32), tf.cast(gradients, tf.float32))
 
-        @tf.function(autograph=False, input_signature=[_images(cut), _CLASSES])
-        def run(images, class_index):
-            feature_maps, scores = cut(images, training=False)
-            scores = two_sided(scores)
-            score = tf.gather(scores, chosen_classes(scores, class_index), batch_dims=1)
-            (gradients,) = tf.gradients(score, feature_maps)  # no further back than to the layer
-            if gradients is None:
-                raise ValueError(
-                    f"expected a layer that the scores can be derived by, received '{layer}': "
-                    "a step after it stops gradients."
-                )
-            return formula(tf.cast(feature_maps, tf.float32), tf.cast(gradients, tf.float32))
-
-        return run.get_concrete_function()
-
-    return once(model, (formula.__qualname__, layer, *options.items()), make)
+    return _at_layer(model, layer, heatmaps, (formula.__qualname__, *options.items()))
 
 
 def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
     """Return a compiled (images, class_index) -> maps (batch, h, w, k), scores, classes."""
 
-    def make():
-        cut = layers.split(model, layer)
+    def as_they_are(feature_maps, scores, classes):
+        return tf.cast(feature_maps, tf.float32), scores, classes
 
-        @tf.function(autograph=False, input_signature=[_images(cut), _CLASSES])
-        def run(images, class_index):
-            feature_maps, scores = cut(images, training=False)
-            scores = two_sided(scores)
-            return tf.cast(feature_maps, tf.float32), scores, chosen_classes(scores, class_index)
-
-        return run.get_concrete_function()
-
-    return once(model, ("feature maps", layer), make)
+    return _at_layer(model, layer, as_they_are, ("feature maps",))
 
 
 def masked_scores(model: keras.Model) -> Callable:
@@ -120,7 +104,22 @@ def softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:
     return powers / powers.sum(axis=axis, keepdims=True)
 
 
-_CLASSES = tf.TensorSpec((None,), tf.int32)
+def _at_layer(model, layer, step, key):
+    """Compile what a step makes of a layer's feature maps, the scores and the classes asked for."""
+
+    def make():
+        cut = layers.split(model, layer)
+        spec = [_images(cut), tf.TensorSpec((None,), tf.int32)]
+
+        @tf.function(autograph=False, input_signature=spec)
+        def run(images, class_index):
+            feature_maps, scores = cut(images, training=False)
+            scores = two_sided(scores)
+            return step(feature_maps, scores, chosen_classes(scores, class_index))
+
+        return run.get_concrete_function()
+
+    return once(model, (layer, *key), make)
 
 
 def _images(network):

@@ -26,8 +26,6 @@ KNOWN_ACTIVATIONS = {
     tf.nn.softmax: "softmax",
     tf.nn.sigmoid: "sigmoid",
 }
-
-_LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
 AFTER_THE_MAPS = (
     "MaxPooling2D",
     "AveragePooling2D",
@@ -37,6 +35,8 @@ AFTER_THE_MAPS = (
     "Cropping2D",
     "UpSampling2D",
 )
+
+_LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
 
 
 def nodes(model: keras.Model) -> Iterator:

@@ -613,6 +613,15 @@ def test_counts_are_integers_of_1_or_more(name, value):
         cams.score_cam(network(), images(), 0, **{name: value})
 
 
+def test_a_layer_behind_which_gradients_stop_is_named():
+    class Stop(L.Layer):
+        def call(self, x):
+            return keras.ops.stop_gradient(x)
+
+    with pytest.raises(ValueError, match="received 'last': a step after it stops gradients"):
+        cams.grad_cam(network(Stop(), L.Flatten()), images(), 0, layer="last")
+
+
 def test_two_inputs_and_channels_first_are_refused():
     inputs = [keras.Input(SIZE, name="image"), keras.Input((3,))]
     x = L.Concatenate()([L.Flatten()(L.Conv2D(2, 3)(inputs[0])), inputs[1]])
