@@ -30,13 +30,13 @@ lint: $(READY)  ## style of code and notebooks
 	"$(BIN)/python" -m cam_helpers.badges --check
 
 unit: $(READY)  ## tests of the helpers
-	"$(BIN)/python" -m pytest --ignore=tests/test_notebooks.py
+	"$(BIN)/python" -m pytest -n 2 --ignore=tests/test_notebooks.py
 
 smoke: $(READY)  ## each notebook with small parameters (papermill)
-	"$(BIN)/python" -m pytest tests/test_notebooks.py -k "not stored"
+	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k "not stored"
 
 check: $(READY)  ## stored outputs against a fresh run (nbval)
-	"$(BIN)/python" -m pytest tests/test_notebooks.py -k stored
+	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k stored
 
 notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 	@"$(BIN)/python" -c 'from cam_helpers import data; \
