@@ -5,20 +5,15 @@ class for each image. It returns one heatmap for each image, at the resolution o
 unit of the score, neither resized nor scaled: ``plots.place`` puts it on the image.
 """
 
+from functools import partial
 from typing import Literal
 
 from cam_helpers import compiled, layers
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import (
-    ClassIndex,
-    check_classes,
-    check_count,
-    check_images,
-    check_logits,
-    check_model,
-)
-from cam_helpers.placement import ReceptiveField, interpolations
-from cam_helpers.receptive_field import receptive_field
+from cam_helpers.checks import ClassIndex, check_count, check_request
+from cam_helpers.once import once
+from cam_helpers.placement import Placement, interpolations
+from cam_helpers.receptive_field import field_of
 import numpy as np
 from tqdm import tqdm
 
@@ -225,7 +220,7 @@ def score_cam(
     layer: str | None = None,
     weighting: Literal["probability", "increase", "softmax"] = "probability",
     max_maps: int | None = None,
-    placement: Literal["receptive_field", "resize"] | ReceptiveField = "receptive_field",
+    placement: Placement = "receptive_field",
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
@@ -276,7 +271,7 @@ def score_cam(
         check_count("max_maps", max_maps)
     layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     maps_of, score = compiled.feature_maps_and_scores(model, layer), compiled.masked_scores(model)
-    field = _mask_field(model, layer, images.shape[1:3], placement)
+    field = field_of(model, layer, images.shape[1:3], placement)
     scale = 0.5 if model.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
     heatmaps = []
     for index, image in enumerate(images):
@@ -305,27 +300,18 @@ def score_cam(
     return np.stack(heatmaps).astype(np.float32)
 
 
+def layer_path(model: keras.Model, layer: str | None) -> str:
+    """Return the path of the layer that a method explains when it is asked for ``layer``."""
+    find = layers.explainable_layer if layer is None else partial(layers.full_path, layer=layer)
+    return once(model, ("path", layer), lambda: find(model))
+
+
 def _masks_to_try(feature_maps, rows, columns, max_maps):
     """Indices of the maps that are not constant where shown, or of the most varied of them."""
     shown = feature_maps[:, rows.any(axis=0)][:, :, columns.any(axis=0)]
     used = np.flatnonzero(np.ptp(shown, axis=(1, 2)) > 0)
     deviation = feature_maps[used].std(axis=(1, 2))
     return np.sort(used[np.argsort(-deviation, kind="stable")[:max_maps]])
-
-
-def _mask_field(model, layer, image_size, placement):
-    if isinstance(placement, ReceptiveField) or placement == "resize":
-        return placement
-    if placement == "receptive_field":
-        key = ("field", layer, image_size)
-        try:
-            return compiled.once(model, key, lambda: receptive_field(model, layer, image_size))
-        except ValueError as error:
-            raise ValueError(f"{error} Or choose placement='resize'.") from error
-    raise ValueError(
-        "expected placement 'receptive_field', 'resize' or a ReceptiveField, received "
-        f"{placement!r}."
-    )
 
 
 def _from_gradients(formula, model, images, class_index, layer, batch_size, **options):
@@ -336,13 +322,5 @@ def _from_gradients(formula, model, images, class_index, layer, batch_size, **op
 
 
 def _checked(model, images, class_index, layer, batch_size):
-    check_count("batch_size", batch_size)
-    classes = compiled.once(model, ("classes",), lambda: check_model(model))
-    check_logits(model)  # each time: the caller may have set an activation since
-    images = check_images(model, images)
-    path = compiled.once(model, ("path", layer), lambda: _path(model, layer))
-    return path, images, check_classes(class_index, len(images), classes)
-
-
-def _path(model, layer):
-    return layers.explainable_layer(model) if layer is None else layers.full_path(model, layer)
+    images, wanted = check_request(model, images, class_index, batch_size)
+    return layer_path(model, layer), images, wanted

@@ -4,10 +4,28 @@ from collections.abc import Sequence
 
 from cam_helpers import layers
 from cam_helpers.backend import keras
+from cam_helpers.once import once
 import numpy as np
 
 ClassIndex = int | Sequence[int] | None
 TOP_CLASS = -1
+
+
+def check_request(
+    model: keras.Model, images: np.ndarray, class_index: ClassIndex, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (batch, height, width, channels) float32 and classes (batch,) int32.
+
+    Raises
+    ------
+    ValueError
+        As the other functions of this module, all of which it calls.
+    """
+    check_count("batch_size", batch_size)
+    classes = once(model, ("classes",), lambda: check_model(model))
+    check_logits(model)  # each time: the caller may have set an activation since
+    images = check_images(model, images)
+    return images, check_classes(class_index, len(images), classes)
 
 
 def check_model(model: keras.Model) -> int:
@@ -100,21 +118,32 @@ def check_classes(class_index: ClassIndex, count: int, classes: int) -> np.ndarr
     """
     if class_index is None:
         return np.full(count, TOP_CLASS, np.int32)
-    wanted = np.asarray(class_index)
+    return check_each("class_index", class_index, count, classes)
+
+
+def check_each(name: str, index: int | Sequence[int], count: int, limit: int) -> np.ndarray:
+    """Return one index below ``limit`` for each of ``count`` images, (count,) int32.
+
+    Raises
+    ------
+    ValueError
+        If one is no integer or out of range, or there are not as many as images.
+    """
+    wanted = np.asarray(index)
     if wanted.dtype.kind not in "iu":
+        way_out = ", or None for the top class" if name == "class_index" else ""
         raise ValueError(
-            f"expected class_index as an integer, one for each image, or None for the top class, "
-            f"received {class_index!r}."
+            f"expected {name} as an integer, one for each image{way_out}, received {index!r}."
         )
     if wanted.ndim and wanted.shape != (count,):
         raise ValueError(
-            f"expected one class for all images or one for each of {count}, received "
-            f"class_index of shape {wanted.shape}."
+            f"expected one {name} for all images or one for each of {count}, received shape "
+            f"{wanted.shape}."
         )
-    outside = wanted[(wanted < 0) | (wanted >= classes)]
+    outside = wanted[(wanted < 0) | (wanted >= limit)]
     if outside.size:
         raise ValueError(
-            f"expected a class from 0 to {classes - 1}, received class_index {outside.flat[0]}."
+            f"expected {name} from 0 to {limit - 1}, received {outside.flat[0]}: there are {limit}."
         )
     return np.broadcast_to(wanted, count).astype(np.int32)
 

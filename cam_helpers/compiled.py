@@ -7,22 +7,15 @@ a model that is dropped takes them along.
 """
 
 from collections.abc import Callable, Iterator
-import weakref
 
-from cam_helpers import layers
+from cam_helpers import layers, relu_rules
 from cam_helpers.backend import keras, tf
 from cam_helpers.checks import TOP_CLASS
+from cam_helpers.once import once
+from cam_helpers.relu_rules import Rule
 import numpy as np
 
-_COMPILED = weakref.WeakKeyDictionary()
-
-
-def once(model: keras.Model, key: tuple, make: Callable) -> object:
-    """Return ``make()``, made once for each model and key. It must not refer to the model."""
-    made = _COMPILED.setdefault(model, {})
-    if key not in made:
-        made[key] = make()
-    return made[key]
+INDEX = tf.TensorSpec((None,), tf.int32)  # one for each image
 
 
 def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -> Callable:
@@ -34,15 +27,56 @@ def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -
 
     def heatmaps(feature_maps, scores, classes):
         score = tf.gather(scores, classes, batch_dims=1)
-        (gradients,) = tf.gradients(score, feature_maps)  # no further back than to the layer
-        if gradients is None:
-            raise ValueError(
-                f"expected a layer that the scores can be derived by, received '{layer}': a step "
-                "after it stops gradients."
-            )
-        return formula(tf.cast(feature_maps, tf.float32), tf.cast(gradients, tf.float32))
+        gradients = _derivative(score, feature_maps, layer)  # no further back than to the layer
+        return formula(tf.cast(feature_maps, tf.float32), gradients)
 
     return _at_layer(model, layer, heatmaps, (formula.__qualname__, *options.items()))
+
+
+def score_gradients(model: keras.Model, rule: Rule = "backprop") -> Callable:
+    """Return a compiled (images, class_index) -> gradients of the class score, scores, classes.
+
+    The gradients have the shape of the images; scores and classes are (batch,).
+    """
+
+    def make():
+        network = _network(model)
+
+        @tf.function(autograph=False, input_signature=[_images(network), INDEX])
+        def run(images, class_index):
+            with relu_rules.applied(rule):
+                scores = two_sided(network(images, training=False))
+            classes = chosen_classes(scores, class_index)
+            score = tf.gather(scores, classes, batch_dims=1)
+            return _derivative(score, images, network.inputs[0].name), score, classes
+
+        return run.get_concrete_function()
+
+    return once(model, ("score gradients", rule), make)
+
+
+def peak_gradients(model: keras.Model, layer: str, rule: Rule) -> Callable:
+    """Return a compiled (images, map_index) -> the strongest activation of a map, sent back.
+
+    Of one map for each image, the cell of the highest value alone goes back to the pixels, times
+    that value; of equal ones, the first. The result has the shape of the images.
+    """
+
+    def make():
+        cut = layers.split(model, layer)
+
+        @tf.function(autograph=False, input_signature=[_images(cut), INDEX])
+        def run(images, map_index):
+            with relu_rules.applied(rule):
+                feature_maps, _ = cut(images, training=False)
+            cells = tf.gather(feature_maps, map_index, axis=3, batch_dims=1)  # (batch, h, w)
+            cells = tf.reshape(cells, (tf.shape(cells)[0], -1))
+            peak = tf.gather(cells, tf.argmax(cells, axis=1), batch_dims=1)
+            return _derivative(peak, images, layer, seed=peak)
+
+        return run.get_concrete_function()
+
+    return once(model, ("peak gradients", layer, rule), make)
 
 
 def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
@@ -62,8 +96,7 @@ def masked_scores(model: keras.Model) -> Callable:
     """
 
     def make():
-        graph = layers.graph_of(model)
-        network = keras.Model(graph.inputs[0], graph.outputs[0])
+        network = _network(model)
         image = tf.TensorSpec(_images(network).shape[1:])
         spec = [image, tf.TensorSpec((None, None, None)), *[tf.TensorSpec((None, None))] * 2]
 
@@ -109,9 +142,8 @@ def _at_layer(model, layer, step, key):
 
     def make():
         cut = layers.split(model, layer)
-        spec = [_images(cut), tf.TensorSpec((None,), tf.int32)]
 
-        @tf.function(autograph=False, input_signature=spec)
+        @tf.function(autograph=False, input_signature=[_images(cut), INDEX])
         def run(images, class_index):
             feature_maps, scores = cut(images, training=False)
             scores = two_sided(scores)
@@ -120,6 +152,22 @@ def _at_layer(model, layer, step, key):
         return run.get_concrete_function()
 
     return once(model, (layer, *key), make)
+
+
+def _derivative(score, tensor, name, seed=None):
+    (gradients,) = tf.gradients(score, tensor, grad_ys=seed)
+    if gradients is None:
+        raise ValueError(
+            f"expected a layer that the scores can be derived by, received '{name}': a step "
+            "after it stops gradients."
+        )
+    return tf.cast(gradients, tf.float32)
+
+
+def _network(model):
+    """The model's layers without the model, which must stay free to go."""
+    graph = layers.graph_of(model)
+    return keras.Model(graph.inputs[0], graph.outputs[0])
 
 
 def _images(network):

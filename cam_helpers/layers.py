@@ -4,7 +4,9 @@ A layer inside a nested model has a path: ``"mobilenet/conv_pw_13_relu"``. The a
 activations that ``keras.ops`` leaves in a network are no layers but have names, and count here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+import difflib
+import fnmatch
 import weakref
 
 from cam_helpers.backend import keras, tf
@@ -35,6 +37,8 @@ AFTER_THE_MAPS = (
     "Cropping2D",
     "UpSampling2D",
 )
+
+Wanted = str | int | Sequence[str | int]
 
 _LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
 
@@ -139,6 +143,55 @@ def full_path(model: keras.Model, layer: str) -> str:
     return f"{name}/{inside}"
 
 
+def select(model: keras.Model, wanted: Wanted) -> list[str]:
+    """Return the paths of the layers that are asked for, each once.
+
+    Parameters
+    ----------
+    model
+        Functional or ``Sequential``.
+    wanted
+        A name, a path into nested models, an index into ``model.layers``, or a pattern of names
+        and paths as of ``fnmatch`` (``"block*_conv1"``), which stands for all that match, in the
+        order of the graph. Or several of these, in the order to return.
+
+    Raises
+    ------
+    ValueError
+        If something matches no layer, or is none of these.
+    """
+    several = isinstance(wanted, Iterable) and not isinstance(wanted, str)
+    wanted, known, found = list(wanted) if several else [wanted], _paths(model), []
+    if not wanted:
+        raise ValueError("expected at least one layer, received none: '*' stands for all.")
+    for each in wanted:
+        if isinstance(each, keras.Operation):
+            raise ValueError(
+                f"expected the name of a layer, received the {type(each).__name__} itself: pass "
+                f"layer.name, which is '{each.name}'."
+            )
+        if isinstance(each, int | np.integer) and not isinstance(each, bool):
+            found.append(_name_at(model, int(each), known))
+        elif not isinstance(each, str):
+            raise ValueError(
+                f"expected a layer by name, path, pattern or index, received {each!r}."
+            )
+        else:
+            matching = (
+                [each]
+                if each in known
+                else [path for path in known if fnmatch.fnmatchcase(path, each)]
+            )
+            if not matching:
+                near = difflib.get_close_matches(each, known, 5, 0.5) or known[-8:]
+                raise ValueError(
+                    f"expected a layer of '{model.name}', received '{each}', which none matches. "
+                    f"Try one of: {', '.join(map(repr, near))}."
+                )
+            found += matching
+    return list(dict.fromkeys(found))
+
+
 def split(model: keras.Model, layer: str) -> keras.Model:
     """Return a model from images to two outputs: the feature maps of a layer, and the scores.
 
@@ -156,22 +209,64 @@ def split(model: keras.Model, layer: str) -> keras.Model:
     ValueError
         If there is no such layer, or its output has another rank.
     """
-    name, _, path = layer.partition("/")
-    node = next(
-        (node for node in reversed(list(nodes(model))) if node.operation.name == name), None
-    )
-    if node is None or (path and not is_nested(node.operation)):
-        raise ValueError(f"layer '{layer}' is not in '{model.name}'{_try(model)}")
-    if is_nested(node.operation):
-        return _split_inside(model, node.operation, path or explainable_layer(node.operation))
-    shape = node.outputs[0].shape
+    both = cut(model, [full_path(model, layer)], scores=True)
+    shape = both.outputs[0].shape
     if len(shape) != 4:
         raise ValueError(
             f"layer '{layer}' has shape {shape}; a map needs (batch, height, width, maps)"
             f"{_try(model)}"
         )
-    graph = graph_of(model)
-    return keras.Model(graph.inputs[0], [node.outputs[0], graph.outputs[0]])
+    return both
+
+
+def cut(model: keras.Model, paths: Sequence[str], scores: bool = False) -> keras.Model:
+    """Return a model from images to the outputs of layers, which computes no more than these need.
+
+    It shares every layer with ``model``. A layer that is called twice counts as called last.
+
+    Parameters
+    ----------
+    model
+        Functional or ``Sequential``.
+    paths
+        Names of layers, or paths into nested models; both also several.
+    scores
+        Add the output of ``model`` as the last one.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer, or the model has no graph.
+    """
+    graph, calls, inner = graph_of(model), {n.operation.name: n for n in nodes(model)}, {}
+    for path in paths:
+        name, _, rest = path.partition("/")
+        if name not in calls or (rest and not is_nested(calls[name].operation)):
+            raise ValueError(f"layer '{path}' is not in '{model.name}'{_try(model)}")
+        if rest:
+            inner.setdefault(name, []).append(rest)
+    outputs = {name: node.outputs[0] for name, node in calls.items()}
+    opened = {name: cut(calls[name].operation, inner[name], scores=True) for name in inner}
+
+    def call(operation, *args, **kwargs):
+        name = operation.name
+        if name not in opened:
+            output = operation(*args, **kwargs)
+        else:
+            *inside, output = opened[name](*args)
+            outputs.update(
+                {f"{name}/{path}": each for path, each in zip(inner[name], inside, strict=True)}
+            )
+        outputs[name] = tf.nest.flatten(output)[0]
+        return output
+
+    if opened:  # the same calls once more, with these in place of the nested models
+        uncompiled = keras.Model(graph.inputs[0], graph.outputs[0])
+        graph = keras.models.clone_model(
+            uncompiled, clone_function=lambda each: each, call_function=call
+        )
+    last = [graph.outputs[0]] if scores else []
+    return keras.Model(graph.inputs[0], [outputs[path] for path in paths] + last)
 
 
 def to_logits(model: keras.Model) -> keras.Model:
@@ -298,22 +393,31 @@ def _keeps_the_scores(operation):
     return kind in KEEP_THE_SCORES or (kind == "Activation" and linear)
 
 
-def _split_inside(model, nested, path):
-    inside, feature_maps = split(nested, path), []
+def _paths(model):
+    """The paths of all layers and operations, in order, a nested model's after those inside it."""
+    paths = []
+    for node in nodes(model):
+        name = node.operation.name
+        if is_nested(node.operation):
+            paths += [f"{name}/{path}" for path in _paths(node.operation)]
+        paths.append(name)
+    return paths
 
-    def call(operation, *args, **kwargs):
-        if operation is not nested:
-            return operation(*args, **kwargs)
-        maps, output = inside(*args)
-        feature_maps.append(maps)
-        return output
 
-    graph = graph_of(model)
-    uncompiled = keras.Model(graph.inputs[0], graph.outputs[0])
-    copy = keras.models.clone_model(
-        uncompiled, clone_function=lambda each: each, call_function=call
-    )
-    return keras.Model(copy.inputs[0], [feature_maps[-1], copy.outputs[0]])
+def _name_at(model, index, known):
+    count = len(model.layers)
+    if not -count <= index < count:
+        raise ValueError(
+            f"expected an index from {-count} to {count - 1} into the layers of '{model.name}', "
+            f"received {index}."
+        )
+    name = model.layers[index].name
+    if name not in known:
+        raise ValueError(
+            f"expected a layer that puts something out, received index {index}, which is the "
+            f"input '{name}' of '{model.name}': what it holds are the images."
+        )
+    return name
 
 
 def _has_place(shape):

@@ -1,5 +1,6 @@
 """Where the cells of a heatmap belong on the image. Knows only arrays."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,6 +23,9 @@ class ReceptiveField(NamedTuple):
     size: tuple[int, int]
     stride: tuple[float, float]
     start: tuple[float, float]
+
+
+Placement = Literal["receptive_field", "resize"] | ReceptiveField
 
 
 def assumed_by_resizing(cells: tuple[int, int], image_size: tuple[int, int]) -> ReceptiveField:
@@ -121,6 +125,54 @@ def resolve(
             "models.receptive_field(model, layer) gives one."
         )
     return field
+
+
+def patch(
+    image: np.ndarray, cell: tuple[int, int], field: ReceptiveField, fill: float | Sequence = 0
+) -> np.ndarray:
+    """Return the part of an image that one cell sees: all that can change its value, and no more.
+
+    Parameters
+    ----------
+    image
+        (height, width, channels), or (height, width), of any dtype.
+    cell
+        Row and column of the cell in its map.
+    field
+        Of the layer that the map belongs to, from ``models.receptive_field``.
+    fill
+        Value, or one for each channel, of what lies outside the image.
+
+    Returns
+    -------
+    np.ndarray
+        (``*field.size``, channels), of the image's dtype: a copy.
+
+    Raises
+    ------
+    ValueError
+        If the image has another rank, the cell is no pair, or the field none.
+    """
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or np.shape(cell) != (2,):
+        raise ValueError(
+            "expected an image (height, width, channels) and a cell (row, column), received "
+            f"{image.shape} and {cell!r}: give one image and one cell."
+        )
+    if not isinstance(field, ReceptiveField):
+        raise ValueError(
+            f"expected a ReceptiveField, received {field!r}: models.receptive_field(model, layer) "
+            "gives one."
+        )
+    seen = np.full((*field.size, *image.shape[2:]), fill, image.dtype)
+    inside, whole = [], []
+    for index, size, stride, start, pixels in zip(cell, *field, image.shape[:2], strict=True):
+        first = int(np.floor(start + stride * index - (size - 1) / 2 + 0.5))
+        low, high = np.clip([0, pixels], first, first + size) - first  # of the patch, in the image
+        inside.append(slice(low, high))
+        whole.append(slice(low + first, high + first))
+    seen[tuple(inside)] = image[tuple(whole)]
+    return seen
 
 
 def is_between_cells(

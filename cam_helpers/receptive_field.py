@@ -1,10 +1,11 @@
 """What the cells of a layer's maps see of the image, found from the layers that lead there."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from cam_helpers.backend import keras
 from cam_helpers.layers import graph_of, is_nested, nodes
-from cam_helpers.placement import ReceptiveField
+from cam_helpers.once import once
+from cam_helpers.placement import Placement, ReceptiveField
 
 # Names of classes, as not all of them are public. Outside training none of these moves anything.
 ELEMENTWISE = """
@@ -80,6 +81,30 @@ def receptive_fields(
     """
     places = _places(model, image_size)
     return {name: _field(place) for name, place in places.items() if not isinstance(place, str)}
+
+
+def field_of(
+    model: keras.Model, layer: str, image_size: tuple[int, int], placement: Placement
+) -> ReceptiveField | Literal["resize"]:
+    """Return the field that a choice of placement means for a layer's maps.
+
+    Raises
+    ------
+    ValueError
+        For another choice, or if ``"receptive_field"`` is chosen and the layer has none.
+    """
+    if isinstance(placement, ReceptiveField) or placement == "resize":
+        return placement
+    if placement == "receptive_field":
+        key = ("field", layer, image_size)
+        try:
+            return once(model, key, lambda: receptive_field(model, layer, image_size))
+        except ValueError as error:
+            raise ValueError(f"{error} Or choose placement='resize'.") from error
+    raise ValueError(
+        "expected placement 'receptive_field', 'resize' or a ReceptiveField, received "
+        f"{placement!r}."
+    )
 
 
 class _Axis(NamedTuple):

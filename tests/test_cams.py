@@ -7,6 +7,7 @@ import weakref
 
 from cam_helpers import cams, compiled, layers, models, photos
 from cam_helpers.backend import keras, tf
+from cam_helpers.once import _MADE
 from cam_helpers.placement import ReceptiveField
 import numpy as np
 import pytest
@@ -493,7 +494,7 @@ def test_a_dropped_model_takes_its_compiled_functions_along():
     model = network()
     for method in METHODS:
         method(model, images(), 0)
-    functions = [weakref.ref(made) for made in compiled._COMPILED[model].values() if callable(made)]
+    functions = [weakref.ref(made) for made in _MADE[model].values() if callable(made)]
     held = weakref.ref(model)
     assert len(functions) == 6
     del model
@@ -541,12 +542,12 @@ ERRORS = {
     "infinity": ({"images": lambda: images() * np.inf}, "in image 0 (3 of 3 images)"),
     "too high a class": (
         {"class_index": lambda: 4},
-        "expected a class from 0 to 3, received class_index 4.",
+        "expected class_index from 0 to 3, received 4: there are 4.",
     ),
-    "a negative class": ({"class_index": lambda: [0, -1, 2]}, "received class_index -1."),
+    "a negative class": ({"class_index": lambda: [0, -1, 2]}, "from 0 to 3, received -1: there are 4."),
     "too few classes": (
         {"class_index": lambda: [0, 1]},
-        "expected one class for all images or one for each of 3, received class_index of shape "
+        "expected one class_index for all images or one for each of 3, received shape "
         "(2,).",
     ),
     "no integer": (
