@@ -7,14 +7,14 @@ model and choice of layers. Images go through batch by batch.
 from collections.abc import Sequence
 import hashlib
 from pathlib import Path
-import shutil
 from typing import NamedTuple
 
 from cam_helpers import archives, compiled
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import check_count, check_images
-from cam_helpers.layers import Wanted, cut, full_path, graph_of, select
+from cam_helpers.checks import check_count, check_images, check_input, check_maps
+from cam_helpers.layers import cut, full_path
 from cam_helpers.once import once
+from cam_helpers.selection import Wanted, every_path, select
 import numpy as np
 from tqdm import tqdm
 
@@ -29,7 +29,8 @@ class Strongest(NamedTuple):
     cell
         (maps, count, 2) int64, row and column of its strongest cell.
     value
-        (maps, count) float32, the activation there.
+        (maps, count) float32, the activation there, before its ReLU: else every cell at ReLU6's
+        ceiling were as strong as any other. At most 0 where a map stays dead.
     """
 
     image: np.ndarray
@@ -64,20 +65,20 @@ def layer_activations(
     Raises
     ------
     ValueError
-        If no layer matches, or the model cannot take the images.
+        If no layer matches, the model cannot take the images, or a layer does not put out one
+        thing for each image.
 
     References
     ----------
     Notebook 06.
     """
-    _check(model, images, batch_size)
-    paths = select(model, layers)
-    run, activations = _compiled(model, paths), {}
+    images = _checked(model, images, batch_size)
+    activations = dict.fromkeys(select(model, layers))
     for part, batch in _batches(model, images, batch_size):
-        for path, output in zip(paths, run(batch), strict=True):
-            if path not in activations:
+        for path, output in _outputs(model, activations, batch):
+            if activations[path] is None:
                 activations[path] = np.empty((len(images), *output.shape[1:]), np.float32)
-            activations[path][part] = output.numpy()
+            activations[path][part] = output
     return activations
 
 
@@ -109,9 +110,9 @@ def save_activations(
     -------
     dict[str, Path]
         For each layer its file: ``mobilenet__conv1.npz`` for ``"mobilenet/conv1"``. In it,
-        ``np.load(file)["activations"]`` is (images, ...) float32, and ``"layer"``, ``"model"`` and
-        ``"images"`` say of what: the layer's path, and the SHA-256 of the model (architecture and
-        weights) and of the images.
+        ``np.load(file)["activations"]`` is (images, ...) float32, and ``"layer"``, ``"place"``,
+        ``"model"`` and ``"images"`` say of what: the layer's path, its number among all calls, and
+        the SHA-256 of the model (architecture and weights) and of the images.
 
     Raises
     ------
@@ -124,34 +125,32 @@ def save_activations(
     ----------
     Notebook 06.
     """
-    _check(model, images, batch_size)
+    images = _checked(model, images, batch_size)
     paths, folder = select(model, layers), Path(folder)
     files = {path: folder / f"{path.replace('/', '__')}.npz" for path in paths}
     if len(set(files.values())) < len(files):
         raise ValueError(f"expected layers with files of their own, received {paths}: rename one.")
+    places = {path: str(place) for place, path in enumerate(every_path(model))}
     of = {"model": archives.digest_of_model(model), "images": _digest(model, images, batch_size)}
-    labels = {path: {"layer": path, **of} for path in paths}
+    labels = {path: {"layer": path, "place": places[path], **of} for path in paths}
     missing = [path for path in paths if not archives.is_there(files[path], labels[path])]
     unfinished = folder / f".{of['model'][:16]}-{of['images'][:16]}"
-    unfinished.mkdir(parents=True, exist_ok=True)
+    parts, pieces = list(compiled.parts(len(images), batch_size)), {}
+    for path in missing:
+        names = [f"{places[path]}.{part.start}-{part.stop}" for part in parts]
+        pieces[path] = [unfinished / name for name in names]
     if missing:
-        run, pieces = _compiled(model, missing), []
-        parts = list(compiled.parts(len(images), batch_size))
-        for part in tqdm(parts, "batches", disable=not progress, leave=False):
-            span = f"{part.start}-{part.stop}"
-            new = [unfinished / f"{files[path].stem}.{span}" for path in missing]
-            if not all(piece.exists() for piece in new):
-                for piece, output in zip(new, run(check_images(model, images[part])), strict=True):
-                    archives.write_piece(piece, output.numpy())
-            pieces.append(new)
-        for path, own in tqdm(
-            list(zip(missing, zip(*pieces, strict=True), strict=True)),
-            "files",
-            disable=not progress,
-            leave=False,
-        ):
-            archives.join_pieces(own, files[path], "activations", len(images), labels[path])
-    shutil.rmtree(unfinished)
+        with tqdm(total=len(parts) + len(missing), disable=not progress, leave=False) as bar:
+            for number, part in enumerate(parts):
+                if not all(archives.is_whole(pieces[path][number]) for path in missing):
+                    batch = check_images(model, images[part])
+                    for path, output in _outputs(model, missing, batch):
+                        archives.write_piece(pieces[path][number], output.numpy())
+                bar.update()
+            for path in missing:
+                archives.join_pieces(pieces[path], files[path], len(images), labels[path])
+                bar.update()
+    archives.clear(unfinished, [places[path] for path in paths])
     return files
 
 
@@ -159,7 +158,7 @@ def strongest_activations(
     model: keras.Model,
     images: np.ndarray,
     layer: str,
-    maps: Sequence[int] | None = None,
+    maps: int | Sequence[int] | None = None,
     *,
     count: int = 9,
     batch_size: int = 32,
@@ -175,7 +174,8 @@ def strongest_activations(
     images
         (n, height, width, channels) float, as the model wants them.
     layer
-        Name, or path into nested models, of a layer with output (batch, height, width, maps).
+        Name, or path into nested models, of a layer with output (batch, height, width, maps). The
+        name of a nested model alone means its ``layers.explainable_layer``, not what it puts out.
     maps
         Indices of the maps; None for all.
     count
@@ -198,15 +198,17 @@ def strongest_activations(
     ----------
     Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901, figure 2. Notebook 06.
     """
-    _check(model, images, batch_size)
+    images = _checked(model, images, batch_size)
     if check_count("count", count) > len(images):
         raise ValueError(f"expected a count of at most {len(images)} images, received {count}.")
-    run = _compiled(model, [full_path(model, layer)], _peaks)
-    maps = _checked_maps(maps, run.structured_outputs[0].shape[1], layer)
+    path = full_path(model, layer)
+    there = _compiled(model, [path], _peaks).structured_outputs[0].shape[1]
+    maps = check_maps(np.arange(there) if maps is None else maps, there, layer)
     kinds = np.float32, np.int64, np.int64, np.int64  # of value, row, column and image
     found = [np.empty((len(maps), 0), kind) for kind in kinds]
     for part, batch in _batches(model, images, batch_size):
-        new = [output.numpy().T[maps] for output in run(batch)]  # each (maps, batch)
+        peaks = [output.numpy() for _, output in _outputs(model, [path], batch, _peaks)]
+        new = [peak.T[maps] for peak in peaks]  # each (maps, batch)
         new.append(np.broadcast_to(np.arange(len(images))[part], new[0].shape))
         found = [np.concatenate(pair, axis=1) for pair in zip(found, new, strict=True)]
         best = np.argsort(-found[0], axis=1, kind="stable")[:, :count]
@@ -216,18 +218,19 @@ def strongest_activations(
 
 
 def _as_they_are(*outputs):
-    return outputs
+    return [tf.cast(output, tf.float32) for output in outputs]
 
 
 def _peaks(feature_maps):
-    """Each map's largest value, its row and its column: (batch, maps)."""
+    """Each map's largest value before its ReLU, its row and its column: (batch, maps)."""
     if feature_maps.shape.rank != 4:
         raise ValueError(
             "expected a layer with an output (batch, height, width, maps), received one with "
             f"{tuple(feature_maps.shape)}: layers.map_layers(model) lists those with maps."
         )
     _, height, width, maps = tf.unstack(tf.shape(feature_maps, tf.int64))
-    by_cell = tf.reshape(feature_maps, (-1, height * width, maps))
+    values = tf.cast(compiled.before_relu(feature_maps), tf.float32)
+    by_cell = tf.reshape(values, (-1, height * width, maps))
     best = tf.argmax(by_cell, axis=1)  # of equal values the first
     return tf.reduce_max(by_cell, axis=1), best // width, best % width
 
@@ -242,49 +245,52 @@ def _compiled(model, paths, step=_as_they_are):
         @tf.function(autograph=False, input_signature=[spec])
         def run(images):
             outputs = tf.nest.flatten(opened(images, training=False))
-            return step(*[tf.cast(output, tf.float32) for output in outputs])
+            return step(*outputs)
 
         return run.get_concrete_function()
 
     return once(model, (step.__qualname__, *paths), make)
 
 
+def _outputs(model, paths, batch, step=_as_they_are):
+    """Yield each path, in alphabetical order, and what a step makes of its output for a batch."""
+    paths = sorted(set(paths))  # in another order they need not be compiled again
+    outputs = _compiled(model, paths, step)(batch)
+    for path, output in zip(paths * (len(outputs) // len(paths)), outputs, strict=True):
+        there = [*output.shape, 1][0]
+        if there != len(batch):
+            raise ValueError(
+                f"expected one output for each image, received {there} of '{path}' for "
+                f"{len(batch)} images: choose a layer before or after it."
+            )
+        yield path, output
+
+
 def _batches(model, images, batch_size):
     """Yield slices and their images, checked and as float32: never a copy of more than a batch."""
     for part in compiled.parts(len(images), batch_size):
-        try:
-            yield part, check_images(model, images[part])
-        except ValueError:
-            check_images(model, images)  # says which of all images it is
-            raise
+        with np.errstate(over="ignore"):  # it is refused
+            batch = np.asarray(images[part]).astype(np.float32, copy=False)
+        bad = np.flatnonzero(~np.isfinite(batch).all(axis=(1, 2, 3)))
+        if bad.size:
+            raise ValueError(
+                "expected finite pixels, received NaN or infinite ones in image "
+                f"{part.start + bad[0]}: mend or leave it out."
+            )
+        yield part, batch
 
 
-def _check(model, images, batch_size):
+def _checked(model, images, batch_size):
     check_count("batch_size", batch_size)
-    inputs = graph_of(model).inputs
-    if len(inputs) != 1:
-        raise ValueError(
-            f"expected a model with one input, received '{model.name}' with {len(inputs)}: "
-            "rebuild it as a keras.Model of the image alone."
-        )
-    check_images(model, images[:1] if np.ndim(images) == 4 else images)
-
-
-def _checked_maps(maps, there, layer):
-    wanted = np.arange(there) if maps is None else np.asarray(maps)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or not wanted.size:
-        raise ValueError(f"expected maps as a sequence of indices, or None, received {maps!r}.")
-    outside = wanted[(wanted < 0) | (wanted >= there)]
-    if outside.size:
-        raise ValueError(
-            f"expected maps from 0 to {there - 1} of layer '{layer}', received {outside[0]}."
-        )
-    return wanted
+    check_input(model)
+    images = images if hasattr(images, "ndim") else np.asarray(images)
+    check_images(model, images[:1] if images.ndim == 4 else images)
+    return images
 
 
 def _digest(model, images, batch_size):
-    """SHA-256 of the images as float32, and of how many there are."""
-    digest = hashlib.sha256(str(len(images)).encode())
+    """SHA-256 of the images as float32."""
+    digest = hashlib.sha256(str(np.shape(images)).encode())
     for _, batch in _batches(model, images, batch_size):
         digest.update(np.ascontiguousarray(batch))
     return digest.hexdigest()

@@ -16,18 +16,23 @@ import sys
 import time
 import warnings
 
-from cam_helpers import cams, compiled, data, models, photos
+from cam_helpers import cams, compiled, data, gradients, layers, models, photos
+from cam_helpers.activations import layer_activations
 from cam_helpers.backend import keras, tf
+from cam_helpers.filters import maximize_activation
 import numpy as np
 from tf_keras_vis.gradcam import Gradcam
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
+from tf_keras_vis.saliency import Saliency
 from tf_keras_vis.scorecam import Scorecam
+from tf_keras_vis.utils.model_modifiers import GuidedBackpropagation
 from tf_keras_vis.utils.scores import CategoricalScore
 from tqdm import tqdm
 
 GRADIENT_METHODS = (cams.grad_cam, cams.grad_cam_plus_plus, cams.layer_cam, cams.hires_cam)
 PEER = "tf-keras-vis"
 UNRESIZED = {"seek_penultimate_conv_layer": False, "expand_cam": False, "normalize_cam": False}
+UNREDUCED = {"keepdims": True, "gradient_modifier": None, "normalize_map": False}
 MASKS = 32  # that go through the network at once
 WARM_UP = 10  # uses after which memory has settled
 
@@ -63,6 +68,16 @@ def forward_pass(model: keras.Model) -> Callable:
     return tf.function(lambda batch: model(batch, training=False), input_signature=[spec])
 
 
+def pass_and_back(model: keras.Model) -> Callable:
+    """Return the gradient of a score at the pixels as one graph: what its rules are measured in."""
+    spec = tf.TensorSpec((None, *model.inputs[0].shape[1:]))
+
+    def run(batch):
+        return tf.gradients(model(batch, training=False)[:, 0], batch)[0]
+
+    return tf.function(run, input_signature=[spec])
+
+
 def gradient_calls(model: keras.Model, layer: str, images: np.ndarray) -> dict[str, Callable]:
     """Return a forward pass and the methods that add one pass back, ours and the peer's."""
     forward, batch = forward_pass(model), tf.constant(images)
@@ -72,6 +87,49 @@ def gradient_calls(model: keras.Model, layer: str, images: np.ndarray) -> dict[s
     for kind in (Gradcam, GradcamPlusPlus):
         calls[f"{PEER} {kind.__name__}"] = _peer(kind, model, layer, images)
     return calls
+
+
+def pixel_calls(model: keras.Model, images: np.ndarray) -> dict[str, Callable]:
+    """Return a pass forward and back to the pixels and the methods that are one, ours and theirs.
+
+    The peer's guided backpropagation is one of networks whose ReLUs are activations of layers; of
+    others, MobileNet's, it is its saliency over again.
+    """
+    run, batch = pass_and_back(model), tf.constant(images)
+    calls = {"forward and backward pass": lambda: run(batch).numpy()}
+    for method in (gradients.saliency, gradients.guided_backprop):
+        calls[method.__name__] = partial(method, model, images, 0)
+    score = CategoricalScore([0] * len(images))
+    for name, modifier in (("Saliency", None), ("GuidedBackpropagation", GuidedBackpropagation())):
+        theirs = Saliency(model, model_modifier=modifier)
+        calls[f"{PEER} {name}"] = lambda theirs=theirs: np.asarray(
+            theirs(score, images, **UNREDUCED)
+        )
+    return calls
+
+
+def layer_calls(model: keras.Model, images: np.ndarray) -> dict[str, Callable]:
+    """Return a forward pass, and what five layers put out, from the first to the last with maps."""
+    forward, batch, paths = forward_pass(model), tf.constant(images), layers.map_layers(model)
+    five = [paths[i] for i in np.linspace(0, len(paths) - 1, 5).round().astype(int)]
+    return {
+        "forward pass": lambda: forward(batch).numpy(),
+        "layer_activations of 5 layers": partial(layer_activations, model, images, five),
+    }
+
+
+def filter_calls(
+    model: keras.Model, layer: str, maps: int = 16, steps: int = 20
+) -> dict[str, Callable]:
+    """Return pictures of so many maps, drawn at once and one by one."""
+
+    def draw(which):
+        return maximize_activation(model, layer, which, steps=steps, batch_size=maps)
+
+    return {
+        f"maximize_activation of {maps} maps": lambda: draw(range(maps)),
+        f"{maps} runs of one map": lambda: np.concatenate([draw([each]) for each in range(maps)]),
+    }
 
 
 def score_cam_calls(
@@ -92,7 +150,7 @@ def score_cam_calls(
 
 
 def speed() -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield the ratios on each network, batch size by batch size, then those of Score-CAM."""
+    """Yield the ratios on each network: batch size by batch size, of Score-CAM, of filters."""
     fashion = models.to_logits(models.load_fashion_cnn())
     fashion = models.Backbone("Fashion-MNIST network", fashion, "trained", (28, 28), "final")
     for network, sizes, turns, maps in (
@@ -103,12 +161,18 @@ def speed() -> Iterator[tuple[str, dict[str, float]]]:
         name, model, layer = f"{network.name} ({network.weights})", network.model, network.layer
         images = data.fashion_mnist().test_images if network is fashion else _cat(network)
         for size, repeats in sizes.items():
-            calls = gradient_calls(model, layer, np.resize(images, (size, *images.shape[1:])))
-            yield f"{name}, batch {size}", _apart(calls, turns, repeats)
+            batch = np.resize(images, (size, *images.shape[1:]))
+            for what, calls in (
+                ("maps", gradient_calls(model, layer, batch)),
+                ("pixels", pixel_calls(model, batch)),
+                ("layers", layer_calls(model, batch)),
+            ):
+                yield f"{name}, batch {size}, {what}", _apart(calls, turns, repeats)
         calls = score_cam_calls(model, layer, images[:1], maps)
         if network.name == "VGG16":
             del calls[f"{PEER} Scorecam"]  # would take minutes
         yield f"{name}, {maps} maps, at most {MASKS} at once", _apart(calls, 7)
+    yield f"{name}, filters", ratios(filter_calls(model, layer), 5)
 
 
 def peak_of_score_cam(maps: int) -> dict[str, float]:

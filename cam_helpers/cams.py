@@ -5,7 +5,6 @@ class for each image. It returns one heatmap for each image, at the resolution o
 unit of the score, neither resized nor scaled: ``plots.place`` puts it on the image.
 """
 
-from functools import partial
 from typing import Literal
 
 from cam_helpers import compiled, layers
@@ -302,8 +301,9 @@ def score_cam(
 
 def layer_path(model: keras.Model, layer: str | None) -> str:
     """Return the path of the layer that a method explains when it is asked for ``layer``."""
-    find = layers.explainable_layer if layer is None else partial(layers.full_path, layer=layer)
-    return once(model, ("path", layer), lambda: find(model))
+    if layer is None:
+        return once(model, ("explainable layer",), lambda: layers.explainable_layer(model))
+    return layers.full_path(model, layer)
 
 
 def _masks_to_try(feature_maps, rows, columns, max_maps):

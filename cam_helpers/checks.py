@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cam_helpers import layers
 from cam_helpers.backend import keras
-from cam_helpers.once import once
+from cam_helpers.once import forget_if_changed, once
 import numpy as np
 
 ClassIndex = int | Sequence[int] | None
@@ -22,6 +22,7 @@ def check_request(
         As the other functions of this module, all of which it calls.
     """
     check_count("batch_size", batch_size)
+    check_input(model)
     classes = once(model, ("classes",), lambda: check_model(model))
     check_logits(model)  # each time: the caller may have set an activation since
     images = check_images(model, images)
@@ -34,18 +35,52 @@ def check_model(model: keras.Model) -> int:
     Raises
     ------
     ValueError
-        If the model has several inputs or outputs, if its output is not (batch, classes), or if its
-        channels come first.
+        If the model has several outputs, or if its output is not (batch, classes).
     """
-    if len(model.outputs) != 1:
+    outputs = layers.graph_of(model).outputs
+    if len(outputs) != 1:
         raise ValueError(
-            f"expected a model with one output, received '{model.name}' with {len(model.outputs)}: "
+            f"expected a model with one output, received '{model.name}' with {len(outputs)}: "
             "choose one with keras.Model(model.input, model.outputs[0])."
         )
-    if len(model.inputs) != 1:
+    shape = outputs[0].shape
+    if len(shape) != 2 or shape[1] is None:
         raise ValueError(
-            f"expected a model with one input, received '{model.name}' with {len(model.inputs)}: "
+            f"expected a model with an output (batch, classes), received '{model.name}' with "
+            f"{shape}: choose a score for each class first."
+        )
+    return max(2, shape[1])
+
+
+def check_input(model: keras.Model) -> None:
+    """Make sure that a model takes images, and that nothing stale is kept of it.
+
+    Raises
+    ------
+    ValueError
+        If it is no Keras model with a graph, if it has several inputs, if its input is not (batch,
+        height, width, channels), or if its channels come first.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"expected a Keras model, received {type(model).__name__}: load or build one first."
+        )
+    forget_if_changed(model)
+    once(model, ("input",), lambda: _check_input(model))
+
+
+def _check_input(model):
+    inputs = layers.graph_of(model).inputs
+    if len(inputs) != 1:
+        raise ValueError(
+            f"expected a model with one input, received '{model.name}' with {len(inputs)}: "
             "rebuild it as a keras.Model of the image alone."
+        )
+    shape = inputs[0].shape
+    if len(shape) != 4:
+        raise ValueError(
+            "expected a model that takes images (batch, height, width, channels), received "
+            f"'{model.name}', which takes {shape}: put a Reshape in a model before it."
         )
     for node in layers.nodes(model):
         if getattr(node.operation, "data_format", None) == "channels_first":
@@ -53,13 +88,6 @@ def check_model(model: keras.Model) -> int:
                 f"expected channels last, received '{node.operation.name}' with channels first: "
                 "rebuild the model with data_format='channels_last'."
             )
-    shape = model.outputs[0].shape
-    if len(shape) != 2 or shape[1] is None:
-        raise ValueError(
-            f"expected a model with an output (batch, classes), received '{model.name}' with "
-            f"{shape}: choose a score for each class first."
-        )
-    return max(2, shape[1])
 
 
 def check_logits(model: keras.Model) -> None:
@@ -80,7 +108,7 @@ def check_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
     ValueError
         If rank, size or kind are others, if a pixel is not finite, or if there is no image.
     """
-    images, shape = np.asarray(images), tuple(model.inputs[0].shape)
+    images, shape = np.asarray(images), tuple(layers.graph_of(model).inputs[0].shape)
     if images.ndim != 4:
         way_out = "images[np.newaxis] makes one image a batch" if images.ndim == 3 else "stack them"
         raise ValueError(
@@ -88,7 +116,9 @@ def check_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
         )
     if len(images) == 0:
         raise ValueError(f"expected at least one image, received an empty batch {images.shape}.")
-    if any(want not in (None, have) for want, have in zip(shape[1:], images.shape[1:])):  # noqa: B905
+    if any(
+        want not in (None, have) for want, have in zip(shape[1:], images.shape[1:], strict=True)
+    ):
         raise ValueError(
             f"expected images {shape}, received {images.shape}: resize or convert them to what "
             f"'{model.name}' takes."
@@ -146,6 +176,27 @@ def check_each(name: str, index: int | Sequence[int], count: int, limit: int) ->
             f"expected {name} from 0 to {limit - 1}, received {outside.flat[0]}: there are {limit}."
         )
     return np.broadcast_to(wanted, count).astype(np.int32)
+
+
+def check_maps(maps: int | Sequence[int], count: int, layer: str) -> np.ndarray:
+    """Return indices of maps, (n,) int32; ValueError if one is no map of the layer's ``count``."""
+    wanted = np.atleast_1d(maps)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu" or not wanted.size:
+        raise ValueError(
+            f"expected maps as an integer or a sequence of integers, received {maps!r}."
+        )
+    outside = wanted[(wanted < 0) | (wanted >= count)]
+    if outside.size:
+        raise ValueError(
+            f"expected maps from 0 to {count - 1} of '{layer}', received {outside[0]}."
+        )
+    return wanted.astype(np.int32)
+
+
+def check_number(name: str, value: float) -> None:
+    """Raise ValueError if a value is no finite number of 0 or more."""
+    if not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+        raise ValueError(f"expected {name} as a number of 0 or more, received {value!r}.")
 
 
 def check_count(name: str, value: int) -> int:

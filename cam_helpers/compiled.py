@@ -27,7 +27,9 @@ def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -
 
     def heatmaps(feature_maps, scores, classes):
         score = tf.gather(scores, classes, batch_dims=1)
-        gradients = _derivative(score, feature_maps, layer)  # no further back than to the layer
+        gradients = _derivative(
+            score, feature_maps, f"layer '{layer}'"
+        )  # no further back than to the layer
         return formula(tf.cast(feature_maps, tf.float32), gradients)
 
     return _at_layer(model, layer, heatmaps, (formula.__qualname__, *options.items()))
@@ -48,7 +50,7 @@ def score_gradients(model: keras.Model, rule: Rule = "backprop") -> Callable:
                 scores = two_sided(network(images, training=False))
             classes = chosen_classes(scores, class_index)
             score = tf.gather(scores, classes, batch_dims=1)
-            return _derivative(score, images, network.inputs[0].name), score, classes
+            return _derivative(score, images, "the pixels"), score, classes
 
         return run.get_concrete_function()
 
@@ -58,21 +60,27 @@ def score_gradients(model: keras.Model, rule: Rule = "backprop") -> Callable:
 def peak_gradients(model: keras.Model, layer: str, rule: Rule) -> Callable:
     """Return a compiled (images, map_index) -> the strongest activation of a map, sent back.
 
-    Of one map for each image, the cell of the highest value alone goes back to the pixels, times
-    that value; of equal ones, the first. The result has the shape of the images.
+    Of one map for each image, the cell that is highest :func:`before_relu` alone goes back to the
+    pixels, times its activation; of equal ones, the first. The result has the shape of the images.
     """
 
     def make():
-        cut = layers.split(model, layer)
+        cut = layers.cut(model, [layer])  # what comes after the layer is none of its business
 
         @tf.function(autograph=False, input_signature=[_images(cut), INDEX])
         def run(images, map_index):
             with relu_rules.applied(rule):
-                feature_maps, _ = cut(images, training=False)
-            cells = tf.gather(feature_maps, map_index, axis=3, batch_dims=1)  # (batch, h, w)
-            cells = tf.reshape(cells, (tf.shape(cells)[0], -1))
-            peak = tf.gather(cells, tf.argmax(cells, axis=1), batch_dims=1)
-            return _derivative(peak, images, layer, seed=peak)
+                (feature_maps,) = tf.nest.flatten(cut(images, training=False))
+
+            def cells(maps):  # of the map asked for, (batch, h * w)
+                one = tf.gather(maps, map_index, axis=3, batch_dims=1)
+                return tf.reshape(one, (tf.shape(one)[0], -1))
+
+            before = cells(before_relu(feature_maps))
+            strongest = tf.argmax(before, axis=1)
+            peak = tf.gather(before, strongest, batch_dims=1)
+            activation = tf.gather(cells(feature_maps), strongest, batch_dims=1)
+            return _derivative(peak, images, "the pixels", seed=activation)
 
         return run.get_concrete_function()
 
@@ -154,12 +162,20 @@ def _at_layer(model, layer, step, key):
     return once(model, (layer, *key), make)
 
 
+def before_relu(maps: tf.Tensor) -> tf.Tensor:
+    """Return what went into the ReLU that a graph's tensor comes out of; without one, the tensor.
+
+    There a map that is dead still has a gradient, and one at ReLU6's ceiling a highest cell.
+    """
+    return maps.op.inputs[0] if maps.op.type in ("Relu", "Relu6") else maps
+
+
 def _derivative(score, tensor, name, seed=None):
     (gradients,) = tf.gradients(score, tensor, grad_ys=seed)
     if gradients is None:
         raise ValueError(
-            f"expected a layer that the scores can be derived by, received '{name}': a step "
-            "after it stops gradients."
+            f"expected a network that can be derived by {name}, received one in which a later step "
+            "stops gradients or makes whole numbers: leave that step out."
         )
     return tf.cast(gradients, tf.float32)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cam_helpers import compiled, layers
 from cam_helpers.backend import keras
-from cam_helpers.checks import check_count, check_each, check_images
+from cam_helpers.checks import check_count, check_each, check_images, check_input
 from cam_helpers.once import once
 from cam_helpers.relu_rules import RULES, Rule, check_relus
 import numpy as np
@@ -60,11 +60,12 @@ def deconvolve(
     check_count("batch_size", batch_size)
     if rule not in RULES:
         raise ValueError(f"expected one of {', '.join(RULES)}, received {rule!r}.")
-    if rule != "backprop":
-        once(model, ("relus",), lambda: check_relus(model))
+    check_input(model)
     images = check_images(model, images)
     path = layers.full_path(model, layer)
-    maps = once(model, ("maps", path), lambda: layers.split(model, path).outputs[0].shape[-1])
+    maps = once(model, ("maps of", path), lambda: layers.split(model, path).outputs[0].shape[-1])
+    if rule != "backprop":  # what comes after the layer is none of its business
+        once(model, ("relus", path), lambda: check_relus(layers.cut(model, [path])))
     wanted = check_each("map_index", map_index, len(images), maps)
     run = compiled.peak_gradients(model, path, rule)
     parts = compiled.parts(len(images), batch_size)

@@ -4,7 +4,14 @@ from collections.abc import Callable, Sequence
 
 from cam_helpers import compiled, layers
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import check_count, check_logits, check_model
+from cam_helpers.checks import (
+    check_count,
+    check_input,
+    check_logits,
+    check_maps,
+    check_model,
+    check_number,
+)
 from cam_helpers.once import once
 import numpy as np
 from tqdm import tqdm
@@ -69,7 +76,8 @@ def maximize_activation(
     -------
     np.ndarray
         (maps, height, width, channels) float32 RGB or grey in [0, 1], whole, nothing cropped. A map
-        that no pixel can change keeps its noise.
+        that no pixel can change keeps its noise. The same request gives the same bits. On another
+        computer, or in another batch, rounding differs, and many steps magnify that.
 
     Raises
     ------
@@ -84,12 +92,17 @@ def maximize_activation(
     """
     check_count("steps", steps)
     check_count("batch_size", batch_size)
-    _check_weights(step_size=step_size, total_variation=total_variation, l2=l2)
+    for name, value in {
+        "step_size": step_size,
+        "total_variation": total_variation,
+        "l2": l2,
+    }.items():
+        check_number(name, value)
     if not isinstance(jitter, int | np.integer) or jitter < 0:
         raise ValueError(f"expected jitter in whole pixels, 0 or more, received {jitter!r}.")
     shape = _picture_shape(model, size)
     path, count = _layer_and_maps(model, layer)
-    maps = _check_maps(maps, count, layer)
+    maps = check_maps(maps, count, layer or "class scores")
     colours, offset = _affine(preprocess, shape)
     rng = np.random.default_rng(seed)
     noise = rng.uniform(GREY - 0.1, GREY + 0.1, shape).astype(np.float32)
@@ -109,9 +122,7 @@ def maximize_activation(
 
 def _ascent(model, path):
     """Compile (pictures, maps, moves, colours, offset, weights) -> pictures some steps later."""
-    graph = layers.graph_of(model)
-    outputs = graph.outputs[0] if path is None else layers.split(model, path).outputs[0]
-    network = keras.Model(graph.inputs[0], outputs)
+    network = layers.cut(model, [path] if path else [], scores=path is None)
     pictures = (None, *network.inputs[0].shape[1:])
     shapes = [pictures, (None,), (None, 2), (pictures[-1],) * 2, (pictures[-1],), (3,)]
     kinds = [tf.float32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32]
@@ -122,16 +133,18 @@ def _ascent(model, path):
 
         def step(number, u):
             seen = tf.tensordot(tf.roll(u, moves[number], axis=(1, 2)), colours, 1) + offset
-            values = before_relu(network(seen, training=False))
+            values = compiled.before_relu(*tf.nest.flatten(network(seen, training=False)))
             if path is None:
                 values = compiled.two_sided(values)[:, tf.newaxis, tf.newaxis]
-            means = tf.reduce_mean(tf.cast(values, tf.float32), axis=(1, 2))  # (batch, maps)
-            (up,) = tf.gradients(tf.reduce_sum(means * tf.one_hot(maps, means.shape[-1])), u)
+            sums = tf.reduce_sum(tf.cast(values, tf.float32), axis=(1, 2))  # (batch, maps)
+            (up,) = tf.gradients(tf.reduce_sum(sums * tf.one_hot(maps, sums.shape[-1])), u)
             if up is None:
                 raise ValueError(
                     f"expected a layer that can be derived by the image, received '{path}': a step "
                     "before it stops gradients."
                 )
+            largest = tf.reduce_max(tf.abs(up), axis=(1, 2, 3), keepdims=True)
+            up = tf.math.divide_no_nan(up, largest)  # else the square of a small one may be 0
             size = tf.sqrt(tf.reduce_mean(up**2, axis=(1, 2, 3), keepdims=True))
             (roughness,) = tf.gradients(tf.image.total_variation(u), u)
             up = tf.math.divide_no_nan(up, size) - total_variation * roughness - l2 * (u - GREY)
@@ -143,14 +156,6 @@ def _ascent(model, path):
     return ascend.get_concrete_function()
 
 
-def before_relu(values: tf.Tensor) -> tf.Tensor:
-    """Return what went into the ReLU that a graph's tensor came out of; without one, the tensor."""
-    operation = values.op
-    while operation.type == "Identity":
-        operation = operation.inputs[0].op
-    return operation.inputs[0] if operation.type in ("Relu", "Relu6") else values
-
-
 def _layer_and_maps(model, layer):
     """The path of the layer, or None for the scores, and how many maps it has."""
     if layer is None:
@@ -158,21 +163,14 @@ def _layer_and_maps(model, layer):
         check_logits(model)  # each time: the caller may have set an activation since
         return None, count
 
-    def find():
-        path = layers.full_path(model, layer)
-        return path, layers.split(model, path).outputs[0].shape[-1]
-
-    return once(model, ("maps", layer), find)
+    path = layers.full_path(model, layer)
+    count = once(model, ("maps of", path), lambda: layers.split(model, path).outputs[0].shape[-1])
+    return path, count
 
 
 def _picture_shape(model, size):
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        shapes = ", ".join(str(each.shape) for each in model.inputs)
-        raise ValueError(
-            f"expected a model with one input (batch, height, width, channels), received "
-            f"'{model.name}' with {shapes}: rebuild it as a keras.Model of the image alone."
-        )
-    *wanted, channels = model.inputs[0].shape[1:]
+    check_input(model)
+    *wanted, channels = layers.graph_of(model).inputs[0].shape[1:]
     if channels not in (1, 3):
         raise ValueError(
             f"expected a model of grey or RGB images, received '{model.name}', which takes "
@@ -190,23 +188,6 @@ def _picture_shape(model, size):
             f"expected size {tuple(wanted)}, received {tuple(size)}: '{model.name}' takes no other."
         )
     return (*size, channels)
-
-
-def _check_maps(maps, count, layer):
-    wanted = np.atleast_1d(maps)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise ValueError(f"expected maps as an integer or a sequence of them, received {maps!r}.")
-    outside = wanted[(wanted < 0) | (wanted >= count)]
-    if outside.size:
-        what = "a class" if layer is None else f"a map of '{layer}'"
-        raise ValueError(f"expected {what} from 0 to {count - 1}, received {outside[0]}.")
-    return wanted.astype(np.int32)
-
-
-def _check_weights(**weights):
-    for name, value in weights.items():
-        if not 0 <= value < np.inf:
-            raise ValueError(f"expected {name} of 0 or more, received {value!r}.")
 
 
 def _affine(preprocess, shape):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from cam_helpers import cams, compiled
 from cam_helpers.backend import keras
-from cam_helpers.checks import ClassIndex, check_count, check_request
+from cam_helpers.checks import ClassIndex, check_count, check_number, check_request
 from cam_helpers.once import once
 from cam_helpers.placement import Placement, place
 from cam_helpers.receptive_field import field_of
@@ -149,8 +149,7 @@ def smooth_grad(
     Smilkov et al. 2017, https://arxiv.org/abs/1706.03825, section 2.1. Notebook 05.
     """
     check_count("samples", samples)
-    if not (np.isfinite(noise) and noise >= 0):
-        raise ValueError(f"expected noise as a share of 0 or more, received {noise!r}.")
+    check_number("noise", noise)
     images, wanted = check_request(model, images, class_index, batch_size)
     run = compiled.score_gradients(model)
     maps = np.empty(images.shape, np.float32)
@@ -195,9 +194,10 @@ def integrated_gradients(
     steps
         Gradients to average for each image.
     complete
-        Choose the weights :math:`w_s`, of all that make that sum right, nearest to equal ones; so
-        the steps may be few. False weighs all steps the same: then how far the sum is off says how
-        well so few steps follow the score.
+        Choose the weights :math:`w_s`, of all that make that sum right, nearest to equal ones. It
+        is the sum that this mends, not each pixel. False weighs all steps the same: then how far
+        the sum is off says how well so few steps follow the score. So it is, too, where one weight
+        would have to be negative, which is where the steps are too few.
     batch_size
         Steps that go through the network at once.
     progress
@@ -234,7 +234,7 @@ def integrated_gradients(
             slope = shares.sum(axis=(1, 2, 3))  # of the score along the way
             sums += shares.sum(axis=0), np.tensordot(slope, shares, 1)
             slopes.extend(slope)
-        tilt = _tilt(np.array(slopes), score[0] - floor[0]) if complete else 0
+        tilt = _tilt(np.array(slopes), float(score[0]) - float(floor[0])) if complete else 0
         maps[index] = (1 / steps - tilt * np.mean(slopes)) * sums[0] + tilt * sums[1]
     return maps
 
@@ -274,11 +274,11 @@ def guided_grad_cam(
     ----------
     Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, section 3.2. Notebook 05.
     """
-    drawing = guided_backprop(model, images, class_index, batch_size=batch_size)
     heatmaps = cams.grad_cam(model, images, class_index, layer=layer, batch_size=batch_size)
-    path = cams.layer_path(model, layer)
-    field = field_of(model, path, drawing.shape[1:3], placement)
-    return place(heatmaps, drawing.shape[1:3], field)[..., np.newaxis] * drawing
+    path, size = cams.layer_path(model, layer), np.shape(images)[1:3]
+    heatmaps = place(heatmaps, size, field_of(model, path, size, placement))
+    drawing = guided_backprop(model, images, class_index, batch_size=batch_size)
+    return heatmaps[..., np.newaxis] * drawing
 
 
 def _sent_back(rule: Rule, model, images, class_index, batch_size):
@@ -297,12 +297,12 @@ def _one_by_one(images, progress) -> Iterator[tuple[int, slice]]:
 
 def _baseline(baseline, shape):
     """The baseline as (height, width, channels) float32."""
-    start = np.asarray(baseline, np.float32)
     try:
-        start = np.broadcast_to(start, shape)
-    except ValueError as error:
+        start = np.broadcast_to(np.asarray(baseline, np.float32), shape)
+    except (TypeError, ValueError) as error:
+        received = np.shape(baseline) or repr(baseline)
         raise ValueError(
-            f"expected a baseline as one value or as an image {shape}, received {start.shape}."
+            f"expected a baseline as one value or as an image {shape}, received {received}."
         ) from error
     if not np.isfinite(start).all():
         raise ValueError("expected a finite baseline, received NaN or infinite values.")
@@ -313,8 +313,11 @@ def _tilt(slopes, difference):
     """By how much the weight of a step rises with its slope, for weights that make the sum right.
 
     Weights 1/n + tilt (slope - mean slope) sum to 1 and are, of all whose mean slope is the
-    difference, nearest to equal. Where one would be negative the steps are too few: no tilt.
+    difference, nearest to equal. Where one would be negative the steps are too few: no tilt. Nor
+    where the slopes differ by no more than float32 rounds: dividing by that would blow it up.
     """
     off = slopes - slopes.mean()
-    tilt = np.divide(difference - slopes.mean(), off @ off, where=off @ off > 0, out=np.zeros(()))
+    if off @ off <= 1e-12 * (slopes @ slopes):
+        return 0
+    tilt = (difference - slopes.mean()) / (off @ off)
     return tilt if (1 / len(slopes) + tilt * off >= 0).all() else 0

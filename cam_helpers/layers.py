@@ -4,9 +4,7 @@ A layer inside a nested model has a path: ``"mobilenet/conv_pw_13_relu"``. The a
 activations that ``keras.ops`` leaves in a network are no layers but have names, and count here.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-import difflib
-import fnmatch
+from collections.abc import Iterator, Sequence
 import weakref
 
 from cam_helpers.backend import keras, tf
@@ -37,8 +35,6 @@ AFTER_THE_MAPS = (
     "Cropping2D",
     "UpSampling2D",
 )
-
-Wanted = str | int | Sequence[str | int]
 
 _LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
 
@@ -134,62 +130,23 @@ def explainable_layer(model: keras.Model) -> str:
 
 
 def full_path(model: keras.Model, layer: str) -> str:
-    """Return a layer's path, where the name of a nested model means its explainable layer."""
+    """Return a layer's path, where the name of a nested model means its explainable layer.
+
+    Raises
+    ------
+    ValueError
+        If ``layer`` is no string.
+    """
+    if not isinstance(layer, str):
+        raise ValueError(
+            f"expected a layer by name or path, received {layer!r}: pass layer.name of the layer."
+        )
     name, _, rest = layer.partition("/")
     named = [node.operation for node in nodes(model) if node.operation.name == name]
     if not named or not is_nested(named[-1]):
         return layer
     inside = full_path(named[-1], rest) if rest else explainable_layer(named[-1])
     return f"{name}/{inside}"
-
-
-def select(model: keras.Model, wanted: Wanted) -> list[str]:
-    """Return the paths of the layers that are asked for, each once.
-
-    Parameters
-    ----------
-    model
-        Functional or ``Sequential``.
-    wanted
-        A name, a path into nested models, an index into ``model.layers``, or a pattern of names
-        and paths as of ``fnmatch`` (``"block*_conv1"``), which stands for all that match, in the
-        order of the graph. Or several of these, in the order to return.
-
-    Raises
-    ------
-    ValueError
-        If something matches no layer, or is none of these.
-    """
-    several = isinstance(wanted, Iterable) and not isinstance(wanted, str)
-    wanted, known, found = list(wanted) if several else [wanted], _paths(model), []
-    if not wanted:
-        raise ValueError("expected at least one layer, received none: '*' stands for all.")
-    for each in wanted:
-        if isinstance(each, keras.Operation):
-            raise ValueError(
-                f"expected the name of a layer, received the {type(each).__name__} itself: pass "
-                f"layer.name, which is '{each.name}'."
-            )
-        if isinstance(each, int | np.integer) and not isinstance(each, bool):
-            found.append(_name_at(model, int(each), known))
-        elif not isinstance(each, str):
-            raise ValueError(
-                f"expected a layer by name, path, pattern or index, received {each!r}."
-            )
-        else:
-            matching = (
-                [each]
-                if each in known
-                else [path for path in known if fnmatch.fnmatchcase(path, each)]
-            )
-            if not matching:
-                near = difflib.get_close_matches(each, known, 5, 0.5) or known[-8:]
-                raise ValueError(
-                    f"expected a layer of '{model.name}', received '{each}', which none matches. "
-                    f"Try one of: {', '.join(map(repr, near))}."
-                )
-            found += matching
-    return list(dict.fromkeys(found))
 
 
 def split(model: keras.Model, layer: str) -> keras.Model:
@@ -231,7 +188,7 @@ def cut(model: keras.Model, paths: Sequence[str], scores: bool = False) -> keras
     paths
         Names of layers, or paths into nested models; both also several.
     scores
-        Add the output of ``model`` as the last one.
+        Add the output of ``model`` as the last one; all of them, if it has several.
 
     Raises
     ------
@@ -253,20 +210,23 @@ def cut(model: keras.Model, paths: Sequence[str], scores: bool = False) -> keras
         if name not in opened:
             output = operation(*args, **kwargs)
         else:
-            *inside, output = opened[name](*args)
-            outputs.update(
-                {f"{name}/{path}": each for path, each in zip(inner[name], inside, strict=True)}
-            )
+            output = opened[name](_one_or_all(keras.tree.flatten(args)))
+            for path in inner[name]:
+                outputs[f"{name}/{path}"] = output.pop(0)
         outputs[name] = tf.nest.flatten(output)[0]
         return output
 
     if opened:  # the same calls once more, with these in place of the nested models
-        uncompiled = keras.Model(graph.inputs[0], graph.outputs[0])
+        uncompiled = keras.Model(_one_or_all(graph.inputs), graph.outputs)
         graph = keras.models.clone_model(
             uncompiled, clone_function=lambda each: each, call_function=call
         )
-    last = [graph.outputs[0]] if scores else []
-    return keras.Model(graph.inputs[0], [outputs[path] for path in paths] + last)
+    last = graph.outputs if scores else []
+    return keras.Model(_one_or_all(graph.inputs), [*(outputs[path] for path in paths), *last])
+
+
+def _one_or_all(tensors):
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def to_logits(model: keras.Model) -> keras.Model:
@@ -296,7 +256,8 @@ def to_logits(model: keras.Model) -> keras.Model:
         )
     last, after = _last_scoring_node(model)
     operation, (before, *_) = last.operation, last.input_tensors
-    if model not in _LOGITS:
+    graph = graph_of(model)
+    if model not in _LOGITS or _LOGITS[model][0]() is not graph:  # Sequential may be rebuilt
         head, scores = None, before
         if is_nested(operation):
             scores = to_logits(operation)(before)
@@ -306,8 +267,9 @@ def to_logits(model: keras.Model) -> keras.Model:
             scores = head(before)
         for each in after:
             scores = type(each).from_config(each.get_config())(scores)
-        _LOGITS[model] = keras.Model(graph_of(model).inputs[0], scores, name=model.name), head
-    logits, head = _LOGITS[model]
+        logits = keras.Model(graph.inputs[0], scores, name=model.name)
+        _LOGITS[model] = weakref.ref(graph), logits, head
+    _, logits, head = _LOGITS[model]
     if head:
         head.set_weights(operation.get_weights())
     elif is_nested(operation):
@@ -391,33 +353,6 @@ def _keeps_the_scores(operation):
     linear = getattr(operation, "activation", None) is keras.activations.linear
     kind = type(operation).__name__
     return kind in KEEP_THE_SCORES or (kind == "Activation" and linear)
-
-
-def _paths(model):
-    """The paths of all layers and operations, in order, a nested model's after those inside it."""
-    paths = []
-    for node in nodes(model):
-        name = node.operation.name
-        if is_nested(node.operation):
-            paths += [f"{name}/{path}" for path in _paths(node.operation)]
-        paths.append(name)
-    return paths
-
-
-def _name_at(model, index, known):
-    count = len(model.layers)
-    if not -count <= index < count:
-        raise ValueError(
-            f"expected an index from {-count} to {count - 1} into the layers of '{model.name}', "
-            f"received {index}."
-        )
-    name = model.layers[index].name
-    if name not in known:
-        raise ValueError(
-            f"expected a layer that puts something out, received index {index}, which is the "
-            f"input '{name}' of '{model.name}': what it holds are the images."
-        )
-    return name
 
 
 def _has_place(shape):

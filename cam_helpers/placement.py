@@ -130,7 +130,7 @@ def resolve(
 def patch(
     image: np.ndarray, cell: tuple[int, int], field: ReceptiveField, fill: float | Sequence = 0
 ) -> np.ndarray:
-    """Return the part of an image that one cell sees: all that can change its value, and no more.
+    """Return the part of an image that one cell sees: no pixel outside it changes the cell.
 
     Parameters
     ----------

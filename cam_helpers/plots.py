@@ -9,10 +9,10 @@ import inspect
 import re
 from typing import Literal
 
+from cam_helpers.pictures import around_grey, check_size, largest_channel, stretch, superimpose
 from cam_helpers.placement import ReceptiveField, centres, place
 from IPython import get_ipython
 from IPython.display import Markdown
-import matplotlib
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -21,8 +21,10 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 import numpy as np
 
 __all__ = [
+    "around_grey",
     "centres",
     "confusion",
+    "largest_channel",
     "overlay",
     "place",
     "show_image",
@@ -102,65 +104,6 @@ def show_images(
     return figure
 
 
-def stretch(heatmap: np.ndarray) -> np.ndarray:
-    """Return a heatmap (..., height, width) divided by its maximum; without any above 0, as it is.
-
-    Each map loses its height: compare shapes afterwards, not strengths.
-    """
-    top = np.max(heatmap, axis=(-2, -1), keepdims=True)
-    return np.divide(heatmap, top, out=np.array(heatmap, float), where=top > 0)
-
-
-def superimpose(
-    photo: np.ndarray,
-    heatmap: np.ndarray,
-    strength: float = 0.8,
-    emphasize: bool = False,
-    cmap: str = "jet",
-) -> np.ndarray:
-    """Return the photo with the heatmap's colours added to it, cut off at white.
-
-    Parameters
-    ----------
-    photo
-        (height, width, 3), values in [0, 1].
-    heatmap
-        (height, width) of the photo, values in [0, 1]; see :func:`place` and :func:`stretch`.
-    strength
-        Factor of the colours.
-    emphasize
-        Push values apart first, by the sigmoid 1 / (1 + exp(-50 (value - 0.5))).
-    cmap
-        Matplotlib's name of the colours.
-
-    Returns
-    -------
-    np.ndarray
-        (height, width, 3), values in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If photo and heatmap differ in height or width, or values lie outside [0, 1].
-
-    References
-    ----------
-    The comparison figure of notebook 03.
-    """
-    photo, heatmap = np.asarray(photo, float), np.asarray(heatmap, float)
-    _check_size(photo, heatmap)
-    for name, values in (("photo", photo), ("heatmap", heatmap)):
-        if not (np.min(values) >= 0 and np.max(values) <= 1):
-            raise ValueError(
-                f"expected a {name} with values from 0 to 1, received {np.min(values):g} to "
-                f"{np.max(values):g}: {'stretch it' if name == 'heatmap' else 'divide by 255'}."
-            )
-    if emphasize:
-        heatmap = 1 / (1 + np.exp(-50 * (heatmap - 0.5)))
-    colours = matplotlib.colormaps[cmap](heatmap)[..., :3]
-    return np.minimum(strength * colours + photo, 1)
-
-
 def overlay(
     image: np.ndarray,
     heatmap: np.ndarray,
@@ -203,18 +146,10 @@ def overlay(
         corner, size = (columns[0], rows[0]), (np.ptp(columns), np.ptp(rows))
         ax.add_patch(Rectangle(corner, *size, fill=False, color="white", lw=0.8, ls=":"))
         heatmap = place(heatmap, image.shape[:2], field)
-    _check_size(image, heatmap)
+    check_size(image, heatmap)
     ax.imshow(heatmap, cmap=cmap, alpha=alpha, vmin=low, vmax=high)
     ax.set_title(title if heatmap.any() else f"{title}\n(zero everywhere)".strip())
     return ax
-
-
-def _check_size(image, heatmap):
-    if np.shape(heatmap) != np.shape(image)[:2]:
-        raise ValueError(
-            f"expected a heatmap of the image's height and width {np.shape(image)[:2]}, received "
-            f"{np.shape(heatmap)}: place it, by models.receptive_field(model, layer) or 'resize'."
-        )
 
 
 def show_maps(

@@ -32,6 +32,10 @@ OTHER_ACTIVATIONS = """
     Tanh TanhShrink Threshold
 """
 
+CORNERS = "Absolute Clip Maximum Minimum"  # of keras.ops, which make a ReLU of another kind
+# Operations of TensorFlow that bend, and hide in layers of a reader's own, wrappers and lambdas.
+BENT = "Elu Erf Erfc Exp LeakyRelu LogSoftmax Selu Sigmoid Softmax Softplus Softsign Tanh"
+
 
 def deconvnet(operation: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
     """Let through what is positive on the way back."""
@@ -40,11 +44,8 @@ def deconvnet(operation: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
 
 def guided(operation: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
     """Let through what is positive on the way back, where the unit was active on the way there."""
-    output, gate = (
-        operation.outputs[0],
-        {"Relu": tf.raw_ops.ReluGrad, "Relu6": tf.raw_ops.Relu6Grad},
-    )
-    return gate[operation.type](gradients=tf.nn.relu(gradient), features=output)
+    gate = {"Relu": tf.raw_ops.ReluGrad, "Relu6": tf.raw_ops.Relu6Grad}[operation.type]
+    return gate(gradients=tf.nn.relu(gradient), features=operation.outputs[0])
 
 
 for each in (deconvnet, guided):
@@ -54,19 +55,42 @@ for each in (deconvnet, guided):
 
 @contextlib.contextmanager
 def applied(rule: Rule) -> Iterator[None]:
-    """Give this rule to the ReLUs that are traced meanwhile, inside a ``tf.function``."""
+    """Give this rule to the ReLUs that are traced meanwhile, inside a ``tf.function``.
+
+    Raises
+    ------
+    ValueError
+        If another activation is traced, or one where the rule does not reach: in a function or with
+        a gradient of its own.
+    """
     if rule == "backprop":
         yield
         return
+    graph = tf.compat.v1.get_default_graph()
     names = dict.fromkeys(("Relu", "Relu6"), f"cam_helpers {rule}")
-    with tf.compat.v1.get_default_graph().gradient_override_map(names):
+    with graph.gradient_override_map(names):
         yield
+    for each in graph.get_operations():
+        own_gradient = each.type == "IdentityN"  # so TensorFlow writes tf.custom_gradient
+        if own_gradient or each.type in BENT.split():
+            received = "a gradient of its own" if own_gradient else each.type
+            raise ValueError(
+                f"expected ReLU or ReLU6 as activation, received {received} in '{each.name}': the "
+                "rule knows no gate for it; use the plain gradient, as saliency does."
+            )
+    for function in graph.as_graph_def().library.function:
+        if names.keys() & {node.op for node in function.node_def}:
+            raise ValueError(
+                "expected layers without a tf.function of their own around a ReLU, received "
+                f"'{function.signature.name}': the rule does not reach into it; take @tf.function "
+                "off the layer."
+            )
 
 
 def check_relus(model: keras.Model) -> None:
     """Raise ValueError if an activation is none that the rules are made for: ReLU and ReLU6.
 
-    The activations inside a layer class of your own cannot be seen.
+    It names the layer. What a layer hides inside, :func:`applied` finds when it is traced.
     """
     for node in nodes(model):
         operation = node.operation
@@ -77,8 +101,8 @@ def check_relus(model: keras.Model) -> None:
         if name:
             raise ValueError(
                 f"expected ReLU or ReLU6 as activation, received {name} in layer "
-                f"'{operation.name}': the rule knows no gate for it; use saliency, smooth_grad or "
-                "integrated_gradients."
+                f"'{operation.name}': the rule knows no gate for it; use the plain gradient, as "
+                "saliency does."
             )
 
 
@@ -90,7 +114,9 @@ def _refused(activation):
         plain = not bent and activation.max_value in (None, 6)
         return None if plain else "a ReLU with a slope, a threshold or another maximum than 6"
     if isinstance(activation, keras.Operation):
-        return kind if kind in OTHER_ACTIVATIONS.split() else None
+        is_layer = isinstance(activation, keras.layers.Layer)
+        names = OTHER_ACTIVATIONS if is_layer else OTHER_ACTIVATIONS + CORNERS
+        return kind if kind in names.split() else None
     if activation in (None, keras.activations.linear, *RELUS):
         return None
     return getattr(activation, "__name__", kind)

@@ -3,7 +3,7 @@
 import gc
 import sys
 
-from cam_helpers import bench, models
+from cam_helpers import bench, gradients, models
 from cam_helpers.backend import keras
 import numpy as np
 import pytest
@@ -76,6 +76,50 @@ def test_the_rows_of_the_table_are_the_same_maps(network, images):
     agree(made.pop("forward pass"), network(images).numpy())
     assert {heatmaps.shape for heatmaps in made.values()} == {(3, 5, 5)}
     agree(made["grad_cam"], made["tf-keras-vis Gradcam"])
+
+
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # tf-keras-vis
+def test_the_rows_of_the_table_of_pixels_are_the_same_gradients(network, images):
+    calls = bench.pixel_calls(network, images)
+    assert list(calls) == [
+        "forward and backward pass",
+        "saliency",
+        "guided_backprop",
+        "tf-keras-vis Saliency",
+        "tf-keras-vis GuidedBackpropagation",
+    ]
+    made = {name: call() for name, call in calls.items()}
+    expected = gradients.saliency(network, images, 0)
+    for name in ("forward and backward pass", "saliency", "tf-keras-vis Saliency"):
+        agree(made[name], expected)
+    guided = gradients.guided_backprop(network, images, 0)
+    assert np.abs(guided - expected).max() > 0.1 * guided.max()
+    for name in ("guided_backprop", "tf-keras-vis GuidedBackpropagation"):
+        agree(made[name], guided)
+
+
+def test_layers_are_measured_from_the_first_with_maps_to_the_last(images):
+    x = inputs = keras.Input((12, 12, 2))
+    for number in range(7):
+        x = L.Conv2D(3, 2, activation="relu", name=f"maps{number}")(x)
+    network = keras.Model(inputs, L.Dense(4)(L.Flatten()(x)))
+    calls = bench.layer_calls(network, images)
+    agree(calls["forward pass"](), network(images).numpy())
+    found = calls["layer_activations of 5 layers"]()
+    assert list(found) == ["maps0", "maps2", "maps3", "maps4", "maps6"]
+    assert [len(each) for each in found.values()] == [3] * 5
+
+
+def test_filters_at_once_and_one_by_one_are_the_same_pictures():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 12, 1))
+    maps = L.Conv2D(5, 3, name="maps")(inputs)
+    network = keras.Model(inputs, L.Dense(4)(L.Flatten()(maps)))
+    calls = bench.filter_calls(network, "maps", maps=4, steps=2)
+    assert list(calls) == ["maximize_activation of 4 maps", "4 runs of one map"]
+    at_once, one_by_one = (call() for call in calls.values())
+    assert at_once.shape == (4, 12, 12, 1)
+    agree(at_once, one_by_one)
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # tf-keras-vis

@@ -196,6 +196,61 @@ def test_a_nested_backbone_has_a_path_and_keeps_it_when_saved(tmp_path):
         np.testing.assert_allclose(scores, model(images()), atol=1e-6)
 
 
+def test_models_in_a_model_are_cut_open_together_as_one_by_one():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Add(name="sum")([conv_net(name="left")(inputs), conv_net(name="right")(inputs)])
+    model, batch = keras.Model(inputs, L.Dense(3, name="last")(x)), images()
+    left, right = model.get_layer("left"), model.get_layer("right")
+    paths = ["right/conv", "left/norm", "sum", "left/conv", "left", "last"]
+    together = layers.cut(model, paths, scores=True)(batch)
+    by_hand = {
+        "right/conv": right.get_layer("conv")(batch),
+        "left/norm": left.get_layer("norm")(left.get_layer("conv")(batch)),
+        "sum": left(batch) + right(batch),
+        "left/conv": left.get_layer("conv")(batch),
+        "left": left(batch),
+        "last": model(batch),
+        "scores": model(batch),
+    }
+    for found, (path, expected) in zip(together, by_hand.items(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=path)
+        if path != "scores":
+            np.testing.assert_allclose(layers.cut(model, [path])(batch), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_a_model_in_a_model_may_have_several_inputs_and_outputs(form):
+    keras.utils.set_random_seed(0)
+    one, other = keras.Input((8, 8, 3), name="z"), keras.Input((8, 8, 3), name="a")
+    less = L.Subtract(name="less")([one, other])
+    conv = L.Conv2D(2, 3, name="conv")(less)
+    given = {"z": one, "a": other} if form == "dict" else [one, other]
+    inner = keras.Model(given, [conv, L.ReLU(name="unused")(less)], name="inner")
+    middle_input = keras.Input((8, 8, 3))
+    doubled = 2 * middle_input
+    given = {"z": doubled, "a": middle_input} if form == "dict" else [doubled, middle_input]
+    first, second = inner(given)
+    middle = keras.Model(middle_input, [second, first], name="middle")
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, L.Flatten(name="flat")(middle(inputs)[1]))
+    paths = ["middle/inner/unused", "flat", "middle/inner/less", "middle"]
+    batch = images() - 0.5  # and 2 * batch - batch is the batch
+    by_hand = [np.maximum(batch, 0), np.reshape(inner.get_layer("conv")(batch), (2, -1)), batch]
+    for found, expected in zip(
+        layers.cut(model, paths)(batch), [*by_hand, by_hand[0]], strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_cut_computes_no_more_than_it_must():
+    model = conv_net()
+    assert [each.name for each in layers.cut(model, ["norm", "conv"]).layers[1:]] == [
+        "conv",
+        "norm",
+    ]
+    assert layers.cut(model, ["conv"], scores=True).layers[-1] is model.layers[-1]
+
+
 def test_a_nested_model_alone_means_its_explainable_layer():
     model = backbone_in_a_sequential()
     by_name = layers.split(model, "backbone")(images())[0]
@@ -240,6 +295,10 @@ ERRORS = {
         lambda: layers.split(conv_net(), "conv9"),
         "layer 'conv9' is not in 'net'. Try one of: 'conv', 'norm', 'relu', 'pool'.",
     ),
+    "a name to cut at": (
+        lambda: layers.cut(conv_net(), ["conv", "conv9"]),
+        "layer 'conv9' is not in 'net'. Try one of: 'conv', 'norm', 'relu', 'pool'.",
+    ),
     "a name in a nested model": (
         lambda: layers.split(backbone_in_a_sequential(), "backbone/conv9"),
         "layer 'conv9' is not in 'backbone'. Try one of: 'inner_conv', 'inner_last'.",
@@ -247,6 +306,10 @@ ERRORS = {
     "a path through a layer": (
         lambda: layers.split(conv_net(), "conv/kernel"),
         "layer 'conv/kernel' is not in 'net'. Try one of:",
+    ),
+    "a layer itself": (
+        lambda: layers.split(conv_net(), L.ReLU(name="relu")),
+        "expected a layer by name or path, received <ReLU name=relu, built=True>: pass layer.name",
     ),
     "another rank": (
         lambda: layers.split(conv_net(), "scores"),

@@ -24,6 +24,10 @@ SMALL = {
     "02_map_a_class_with_tf_keras_vis": {"count": 20},
     "03_build_cams_by_hand": {"network": "MobileNet", "max_maps": 8},
     "04_explain_resnet50": {"network": "MobileNet", "count": 40},
+    "05_follow_the_gradient": {"network": "MobileNet", "samples": 4, "steps": 10},
+    "06_look_inside_the_layers": {"network": "MobileNet", "crops": 2, "count": 40},
+    "07_draw_what_a_filter_wants": {"network": "MobileNet", "steps": 4},
+    "08_run_the_network_backwards": {"network": "MobileNet", "count": 40},
 }
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -1,13 +1,15 @@
-"""Where cells belong: against TensorFlow's resizing, and by hand."""
+"""Where cells belong: against TensorFlow's resizing, a gradient, and by hand."""
 
-from cam_helpers.backend import tf
+from cam_helpers.backend import keras, tf
 from cam_helpers.placement import (
     ReceptiveField,
     assumed_by_resizing,
     interpolation,
     is_between_cells,
+    patch,
     place,
 )
+from cam_helpers.receptive_field import receptive_field
 import numpy as np
 import pytest
 
@@ -57,6 +59,65 @@ def test_cells_outside_the_image_are_not_shown():
 
 def test_what_resizing_assumes():
     assert assumed_by_resizing((14, 7), (224, 224)) == ((224, 224), (16, 32), (7.5, 15.5))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"), [(2, 1, "same"), (3, 2, "same"), ((4, 3), (3, 2), "valid")]
+)
+def test_a_patch_is_all_that_moves_a_cell_and_no_more(kernel, strides, padding):
+    options = {"padding": padding, "kernel_initializer": "ones"}
+    model = keras.Sequential(
+        [
+            keras.Input((16, 12, 2)),
+            keras.layers.Conv2D(2, kernel, strides=strides, **options),
+            keras.layers.AveragePooling2D(2),
+            keras.layers.Conv2D(1, 2, name="last", **options),
+        ]
+    )
+    field = receptive_field(model, "last")
+    image = np.random.default_rng(0).random((16, 12, 2), np.float32) + 1
+    for cell in np.ndindex(*model.output_shape[1:3]):
+        pixels = tf.Variable(image[np.newaxis])
+        with tf.GradientTape() as tape:
+            value = model(pixels)[0, cell[0], cell[1], 0]
+        moves = tape.gradient(value, pixels).numpy()[0, ..., 0] != 0
+        rows, columns = np.flatnonzero(moves.any(axis=1)), np.flatnonzero(moves.any(axis=0))
+        seen = patch(image, cell, field)
+        assert seen.shape == (*field.size, 2)
+        assert seen.dtype == np.float32
+        inside = seen[..., 0] != 0
+        for axis, (found, pixels) in enumerate([(rows, 16), (columns, 12)]):
+            shown = np.flatnonzero(inside.any(axis=1 - axis))
+            assert len(shown) == len(found)
+            assert shown[0] == 0 or found[0] == 0  # what is missing lies outside the image
+            assert shown[-1] == field.size[axis] - 1 or found[-1] == pixels - 1
+        expected = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        np.testing.assert_array_equal(seen[inside], expected.reshape(-1, 2))
+
+
+def test_a_patch_is_filled_outside_the_image_and_is_a_copy():
+    field = ReceptiveField(size=(3, 2), stride=(2, 2), start=(0, 0.5))
+    image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4)
+    assert patch(image, (0, 1), field).tolist() == [[0, 0], [3, 4], [7, 8]]
+    between = ReceptiveField(size=(3, 2), stride=(1.6, 1), start=(0.3, 0.5))
+    assert patch(image, (1, 0), between).tolist() == [[5, 6], [9, 10], [0, 0]]  # from row 0.9 on
+    assert patch(image, (9, 9), field, fill=7).tolist() == [[7, 7]] * 3
+    colours = patch(np.stack([image] * 3, axis=-1), (0, 0), field, fill=(1, 2, 3))
+    assert colours.dtype == np.uint8
+    assert colours[:2, 0].tolist() == [[1, 2, 3], [1, 1, 1]]
+    colours[:] = 0
+    patch(image, (0, 1), field)[:] = 0
+    assert image.min() == 1
+
+
+def test_a_patch_needs_an_image_a_cell_and_a_field():
+    image, field = np.zeros((4, 4, 1)), ReceptiveField((2, 2), (1, 1), (0, 0))
+    with pytest.raises(ValueError, match=r"received \(1, 4, 4, 1\) and \(0, 0\): give one image"):
+        patch(image[np.newaxis], (0, 0), field)
+    with pytest.raises(ValueError, match=r"received \(4, 4, 1\) and 3: give one image and one cel"):
+        patch(image, 3, field)
+    with pytest.raises(ValueError, match="expected a ReceptiveField, received 'resize': models"):
+        patch(image, (0, 0), "resize")
 
 
 def test_a_heatmap_has_two_axes():

@@ -4,16 +4,30 @@ xplique returns its maps resized, bicubically, to the size of the image. They ar
 that, and after with ours resized likewise. Its Grad-CAM++ is another one than equation 19 of the
 paper and ours: it has the mean of a map where they have the sum, and the mean of the weights over
 the cells where they have the sum. Both the difference and that it comes from there are shown.
+
+So it is with gradients at the pixels. Its saliency is the largest absolute value of the channels.
+Its guided backpropagation passes a ReLU6 above 6, where the gradient is 0. Its integrated gradients
+follow the trapezoidal rule, both ends included. Its SmoothGrad is left out: the deviation of its
+noise is one number for all images, and its draws are its own.
 """
 
 from functools import partial
 import json
 
-from cam_helpers import bench, cams, compiled, data, models, photos
+from cam_helpers import bench, cams, compiled, data, gradients, models, photos
 from cam_helpers.backend import tf
 from cam_helpers.placement import place
 import numpy as np
-from xplique.attributions import GradCAM, GradCAMPP
+from xplique.attributions import (
+    DeconvNet,
+    GradCAM,
+    GradCAMPP,
+    GuidedBackprop,
+    IntegratedGradients,
+    Saliency,
+)
+
+STEPS = 50
 
 
 def main() -> None:
@@ -33,9 +47,11 @@ def main() -> None:
         ),
     ):
         result[name] = {
-            "largest difference": differences(model, layer, images),
+            "largest difference of heatmaps": differences(model, layer, images),
+            "largest difference of gradients at the pixels": pixel_differences(model, images),
             "time, batch 1": times(model, layer, images[:1], repeats),
             "time, batch 8": times(model, layer, np.resize(images, (8, *images.shape[1:])), 2),
+            "time at the pixels, batch 1": pixel_times(model, images[:1], repeats),
         }
         print(name)
         for question, answers in result[name].items():
@@ -66,6 +82,59 @@ def differences(model, layer, images):
             plus_plus / _highest(plus_plus), ours_plus_plus / _highest(ours_plus_plus)
         ),
     }
+
+
+def pixel_differences(model, images):
+    """The largest difference of any pixel, relative to the largest absolute value of ours."""
+    scores = model(images).numpy()
+    classes, targets = scores.argmax(axis=1).astype(np.int32), _one_hot(scores)
+    ours = {
+        method: method(model, images, classes)
+        for method in (gradients.saliency, gradients.guided_backprop, gradients.deconvnet)
+    }
+    largest = np.abs(ours[gradients.saliency]).max(axis=-1, keepdims=True)
+    guided = GuidedBackprop(model, reducer=None)(images, targets).numpy()
+    integrated = IntegratedGradients(model, steps=STEPS, baseline_value=0.0, reducer=None)
+    integrated = integrated(images, targets).numpy()
+    own_integrated = gradients.integrated_gradients(model, images, classes, steps=STEPS)
+    return {
+        "saliency": _off(Saliency(model)(images, targets).numpy(), largest),
+        "guided backpropagation, ours open above 6": _off(
+            guided, open_above_6(model, tf.constant(images), classes).numpy()
+        ),
+        "guided backpropagation": _off(guided, ours[gradients.guided_backprop]),
+        "deconvnet": _off(
+            DeconvNet(model, reducer=None)(images, targets).numpy(), ours[gradients.deconvnet]
+        ),
+        "integrated gradients, ours with its rule": _off(
+            integrated, trapezoidal(model, images, classes)
+        ),
+        "integrated gradients": _off(integrated, own_integrated),
+    }
+
+
+@tf.RegisterGradient("guided, open above 6")
+def _guided_open_above_6(operation, gradient):
+    return tf.nn.relu(gradient) * tf.cast(operation.inputs[0] > 0, gradient.dtype)
+
+
+@tf.function
+def open_above_6(model, images, classes):
+    """xplique's guided backpropagation, whose gate at a ReLU6 is that of a ReLU."""
+    names = dict.fromkeys(("Relu", "Relu6"), "guided, open above 6")
+    with tf.compat.v1.get_default_graph().gradient_override_map(names):
+        scores = model(images, training=False)
+    return tf.gradients(tf.gather(scores, classes, batch_dims=1), images)[0]
+
+
+def trapezoidal(model, images, classes):
+    """xplique's integrated gradients from black, by our gradients."""
+    maps = []
+    for image, class_index in zip(images, classes, strict=True):
+        points = np.linspace(0, 1, STEPS, dtype=np.float32)[:, None, None, None] * image
+        found = gradients.saliency(model, points, class_index)
+        maps.append(image * (found[:-1] + found[1:]).mean(axis=0) / 2)
+    return np.stack(maps)
 
 
 def unresized(explainer, images, targets):
@@ -102,6 +171,24 @@ def times(model, layer, images, repeats):
         for each in explainers
     }
     return bench.ratios(base | ours, 9, repeats) | bench.ratios(base | theirs, 9, repeats)
+
+
+def pixel_times(model, images, repeats):
+    """Passes forward and back that a gradient takes: ours, then xplique's."""
+    scores, calls = model(images).numpy(), bench.pixel_calls(model, images)
+    ours = {name: call for name, call in calls.items() if bench.PEER not in name}
+    (name, one_pass), *_ = ours.items()
+    theirs = {
+        f"xplique {type(each).__name__}": lambda each=each: each(images, _one_hot(scores)).numpy()
+        for each in (Saliency(model), GuidedBackprop(model))
+    }
+    theirs = {name: one_pass} | theirs
+    return bench.ratios(ours, 9, repeats) | bench.ratios(theirs, 9, repeats)
+
+
+def _off(found, expected):
+    highest = np.abs(expected).max(axis=(1, 2, 3), keepdims=True)
+    return float((np.abs(found.reshape(expected.shape) - expected) / highest).max())
 
 
 def _one_hot(scores):
