@@ -26,7 +26,7 @@ SMALL = {
     "04_explain_resnet50": {"network": "MobileNet", "count": 40},
     "05_follow_the_gradient": {"network": "MobileNet", "samples": 4, "steps": 10},
     "06_look_inside_the_layers": {"network": "MobileNet", "crops": 2, "count": 40},
-    "07_draw_what_a_filter_wants": {"network": "MobileNet", "steps": 4},
+    "07_draw_what_a_filter_wants": {"network": "MobileNet", "steps": 4, "maps": 2, "count": 40},
     "08_run_the_network_backwards": {"network": "MobileNet", "count": 40},
 }
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
