@@ -42,8 +42,7 @@ notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 	@"$(BIN)/python" -c 'from cam_helpers import data; \
 		data.fashion_mnist().source == "Fashion-MNIST" or exit("stored outputs come from real data")'
 	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False --coalesce-streams notebooks/*.ipynb
 	cp build/gradcam_and_gradcam_plus_plus.png data/
 
 bench: $(READY)  ## how many forward passes a map costs, and how much memory; writes build/bench.json
