@@ -42,7 +42,8 @@ notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 	@"$(BIN)/python" -c 'from cam_helpers import data; \
 		data.fashion_mnist().source == "Fashion-MNIST" or exit("stored outputs come from real data")'
 	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --coalesce-streams notebooks/*.ipynb
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	"$(BIN)/jupyter" nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 	cp build/gradcam_and_gradcam_plus_plus.png data/
 
 bench: $(READY)  ## how many forward passes a map costs, and how much memory; writes build/bench.json
