@@ -8,6 +8,7 @@ import base64
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 import html
+import multiprocessing
 import os
 from pathlib import Path
 import time
@@ -88,7 +89,8 @@ def run_all(paths: list[Path], out: Path, parameters: dict, jobs: int = 1) -> li
     (out / "figures").mkdir(parents=True, exist_ok=True)
     os.environ["CAM_HELPERS_OUTPUT"] = str(out.resolve())  # for the notebooks' own files
     runs = {}
-    with ProcessPoolExecutor(jobs) as pool, tqdm(total=len(paths), unit="notebook") as bar:
+    clean = multiprocessing.get_context("spawn")  # a fork of a process that runs TensorFlow may die
+    with ProcessPoolExecutor(jobs, clean) as pool, tqdm(total=len(paths), unit="notebook") as bar:
         waiting = {pool.submit(run_notebook, path, out, parameters): path for path in paths}
         bar.set_description(paths[0].stem)
         for done in as_completed(waiting):
