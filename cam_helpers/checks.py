@@ -116,9 +116,8 @@ def check_images(model: keras.Model, images: np.ndarray) -> np.ndarray:
         )
     if len(images) == 0:
         raise ValueError(f"expected at least one image, received an empty batch {images.shape}.")
-    if any(
-        want not in (None, have) for want, have in zip(shape[1:], images.shape[1:], strict=True)
-    ):
+    pairs = zip(shape[1:], images.shape[1:], strict=True)
+    if any(want not in (None, have) for want, have in pairs):
         raise ValueError(
             f"expected images {shape}, received {images.shape}: resize or convert them to what "
             f"'{model.name}' takes."

@@ -27,9 +27,8 @@ def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -
 
     def heatmaps(feature_maps, scores, classes):
         score = tf.gather(scores, classes, batch_dims=1)
-        gradients = _derivative(
-            score, feature_maps, f"layer '{layer}'"
-        )  # no further back than to the layer
+        # No further back than to the layer.
+        gradients = _derivative(score, feature_maps, f"layer '{layer}'")
         return formula(tf.cast(feature_maps, tf.float32), gradients)
 
     return _at_layer(model, layer, heatmaps, (formula.__qualname__, *options.items()))

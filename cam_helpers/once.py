@@ -6,9 +6,9 @@ import weakref
 from cam_helpers.backend import keras
 from cam_helpers.layers import is_nested, nodes
 
-_MADE = (
-    weakref.WeakKeyDictionary()
-)  # model -> its parts when they were last looked at, what is made
+SETTINGS = ("activation", "mean", "lora_enabled")  # of layers, that may change after a first use
+
+_MADE = weakref.WeakKeyDictionary()  # model -> its parts when last looked at, and what was made
 
 
 def once(model: keras.Model, key: tuple, make: Callable) -> object:
@@ -36,8 +36,6 @@ def _parts(model):
         operation = node.operation
         if is_nested(operation):
             parts += _parts(operation)
-        settings = (
-            getattr(operation, name, None) for name in ("activation", "mean", "lora_enabled")
-        )
-        parts += [id(operation), *map(id, settings)]
+        parts.append(id(operation))
+        parts += [id(getattr(operation, name, None)) for name in SETTINGS]
     return parts
