@@ -19,7 +19,8 @@ def check_request(
     Raises
     ------
     ValueError
-        As the other functions of this module, all of which it calls.
+        If batch_size is no count, and as :func:`check_input`, :func:`check_model`,
+        :func:`check_logits`, :func:`check_images` and :func:`check_classes`.
     """
     check_count("batch_size", batch_size)
     check_input(model)
