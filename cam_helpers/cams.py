@@ -271,7 +271,6 @@ def score_cam(
     layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     maps_of, score = compiled.feature_maps_and_scores(model, layer), compiled.masked_scores(model)
     field = field_of(model, layer, images.shape[1:3], placement)
-    scale = 0.5 if model.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
     heatmaps = []
     for index, image in enumerate(images):
         one = slice(index, index + 1)
@@ -291,10 +290,10 @@ def score_cam(
         if weighting == "softmax":
             weights = compiled.softmax(logits[:, chosen], axis=0)
         else:
-            weights = compiled.softmax(scale * logits)[:, chosen]
+            weights = compiled.probabilities(model, logits)[:, chosen]
         if weighting == "increase":
             nothing = score(image, np.zeros_like(feature_maps[:1]), rows, columns).numpy()
-            weights = weights - compiled.softmax(scale * nothing)[0, chosen]
+            weights = weights - compiled.probabilities(model, nothing)[0, chosen]
         heatmaps.append(np.maximum(np.einsum("k,khw->hw", weights, feature_maps), 0))
     return np.stack(heatmaps).astype(np.float32)
 

@@ -178,6 +178,16 @@ def check_each(name: str, index: int | Sequence[int], count: int, limit: int) ->
     return np.broadcast_to(wanted, count).astype(np.int32)
 
 
+def check_heatmaps(heatmaps: np.ndarray) -> None:
+    """Raise ValueError if a value of heatmaps (n, height, width) is not finite."""
+    if not np.isfinite(heatmaps).all():
+        bad = np.flatnonzero(~np.isfinite(heatmaps).all(axis=(1, 2))).tolist()
+        raise ValueError(
+            f"expected finite heatmaps, received NaN or infinite values in map {bad[0]} "
+            f"({len(bad)} of {len(heatmaps)}): do not divide a blank map by its maximum."
+        )
+
+
 def check_maps(maps: int | Sequence[int], count: int, layer: str) -> np.ndarray:
     """Return indices of maps, (n,) int32; ValueError if one is no map of the layer's ``count``."""
     wanted = np.atleast_1d(maps)

@@ -95,6 +95,21 @@ def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
     return _at_layer(model, layer, as_they_are, ("feature maps",))
 
 
+def scores(model: keras.Model) -> Callable:
+    """Return a compiled images -> scores (batch, classes), at least two classes."""
+
+    def make():
+        network = _network(model)
+
+        @tf.function(autograph=False, input_signature=[_images(network)])
+        def run(images):
+            return two_sided(network(images, training=False))
+
+        return run.get_concrete_function()
+
+    return once(model, ("scores",), make)
+
+
 def masked_scores(model: keras.Model) -> Callable:
     """Return a compiled function that lays maps over an image as masks and scores the results.
 
@@ -136,6 +151,12 @@ def parts(count: int, batch_size: int) -> Iterator[slice]:
     """Yield slices of at most ``batch_size`` that cover ``count``."""
     for start in range(0, count, batch_size):
         yield slice(start, start + batch_size)
+
+
+def probabilities(model: keras.Model, scores: np.ndarray) -> np.ndarray:
+    """Return the probability of each class from a model's :func:`scores` (..., classes)."""
+    scale = 0.5 if model.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
+    return softmax(scale * scores)
 
 
 def softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:

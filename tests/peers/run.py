@@ -9,13 +9,20 @@ So it is with gradients at the pixels. Its saliency is the largest absolute valu
 Its guided backpropagation passes a ReLU6 above 6, where the gradient is 0. Its integrated gradients
 follow the trapezoidal rule, both ends included. Its SmoothGrad is left out: the deviation of its
 noise is one number for all images, and its draws are its own.
+
+And so with the metrics. For the area xplique takes all steps as equally wide, where ours are as
+wide as pixels can be divided: 28 steps divide them, 20 do not. It deletes equally high pixels as
+sorting leaves them, we by lot: a little noise leaves none equal. Its average drop and increase see
+the image through ``|map|``, stretched from its minimum to its maximum, ours through what is above
+0, divided by the maximum: given its mask, ours see the same. Its randomisation of layers draws each
+weight from 0 to 1, also variances and biases, and a nested model's at once: no counterpart of ours.
 """
 
 from functools import partial
 import json
 
-from cam_helpers import bench, cams, compiled, data, gradients, models, photos
-from cam_helpers.backend import tf
+from cam_helpers import bench, cams, compiled, data, gradients, metrics, models, photos
+from cam_helpers.backend import keras, tf
 from cam_helpers.placement import place
 import numpy as np
 from xplique.attributions import (
@@ -26,29 +33,31 @@ from xplique.attributions import (
     IntegratedGradients,
     Saliency,
 )
+from xplique.metrics import AverageDropMetric, AverageIncreaseMetric, Deletion, Insertion
+from xplique.metrics.randomization import batched_spearman
 
 STEPS = 50
+CURVE_STEPS = 28  # divides 28 · 28 and 224 · 224
 
 
 def main() -> None:
     tf.get_logger().setLevel("ERROR")  # xplique traces anew for each batch size
     fashion = models.to_logits(models.load_fashion_cnn())
     mobilenet = models.load_backbone("MobileNet", fallback=())
-    two = [photos.fit(photos.sample_photo(name), (224, 224)) for name in ("cat", "espresso")]
+    samples = [photos.fit(photos.sample_photo(name), (224, 224)) for name in photos.SAMPLES]
+    samples, garments = mobilenet.preprocess(np.stack(samples)), data.fashion_mnist().test_images
     result = {}
-    for name, model, layer, images, repeats in (
-        ("Fashion-MNIST network", fashion, "final", data.fashion_mnist().test_images[:8], 20),
-        (
-            f"MobileNet ({mobilenet.weights})",
-            mobilenet.model,
-            mobilenet.layer,
-            mobilenet.preprocess(np.stack(two)),
-            4,
-        ),
+    for name, model, layer, many, count, repeats in (
+        ("Fashion-MNIST network", fashion, "final", garments[:200], 8, 20),
+        (f"MobileNet ({mobilenet.weights})", mobilenet.model, mobilenet.layer, samples, 2, 4),
     ):
+        images = many[:count]
         result[name] = {
             "largest difference of heatmaps": differences(model, layer, images),
             "largest difference of gradients at the pixels": pixel_differences(model, images),
+            f"largest difference of metrics of {len(many)} images": metric_differences(
+                model, layer, many
+            ),
             "time, batch 1": times(model, layer, images[:1], repeats),
             "time, batch 8": times(model, layer, np.resize(images, (8, *images.shape[1:])), 2),
             "time at the pixels, batch 1": pixel_times(model, images[:1], repeats),
@@ -135,6 +144,52 @@ def trapezoidal(model, images, classes):
         found = gradients.saliency(model, points, class_index)
         maps.append(image * (found[:-1] + found[1:]).mean(axis=0) / 2)
     return np.stack(maps)
+
+
+def metric_differences(model, layer, images):
+    """The largest difference of any point of a curve, of an area, and of what one image loses.
+
+    Of Grad-CAM's maps where the network looked. What increases is right or wrong: the share of
+    images for which the answers differ.
+    """
+    scores, size = model(images).numpy(), images.shape[1:3]
+    classes, targets = scores.argmax(axis=1), _one_hot(scores)
+    sure = keras.Sequential([model, keras.layers.Softmax()])  # xplique takes what comes out of it
+    maps = cams.grad_cam(model, images, classes, layer=layer)
+    maps = place(maps, size, models.receptive_field(model, layer))
+    noise = np.random.default_rng(0).random(maps.shape, np.float32)
+    untied = maps + 1e-3 * _highest(maps) * noise
+    found = {}
+    for peer, own in ((Deletion, metrics.deletion), (Insertion, metrics.insertion)):
+        ours = own(model, images, untied, classes, steps=CURVE_STEPS)
+        theirs = peer(sure, images, targets, batch_size=100, steps=CURVE_STEPS)
+        curve = np.array(list(theirs.detailed_evaluate(untied).values()))  # the images' mean
+        areas = [
+            peer(sure, images[one], targets[one], steps=CURVE_STEPS).evaluate(untied[one])
+            for one in compiled.parts(4, 1)
+        ]
+        usual = peer(sure, images, targets, batch_size=100, steps=20).evaluate(maps)
+        found |= {
+            f"{own.__name__}, mean curve": np.abs(curve - ours.probabilities.mean(axis=0)).max(),
+            f"{own.__name__}, areas of four images": np.abs(areas - ours.area[:4]).max(),
+            f"{own.__name__}, mean area, 20 steps and ties": abs(
+                usual - own(model, images, maps, classes).area.mean()
+            ),
+        }
+    lowest = maps.min(axis=(1, 2), keepdims=True)
+    mask = (maps - lowest) / (_highest(maps) - lowest + 1e-8)
+    for peer, own in (
+        (AverageDropMetric, metrics.average_drop),
+        (AverageIncreaseMetric, metrics.average_increase),
+    ):
+        theirs = peer(sure, images, targets).detailed_evaluate(images, targets, maps)
+        for name, heatmaps in (("", maps), (", ours through its mask", mask)):
+            off = np.abs(theirs - own(model, images, heatmaps, classes))
+            found[own.__name__ + name] = (off.max if "drop" in own.__name__ else off.mean)()
+    flat, others = (x.reshape(len(x), -1) for x in (maps, images.mean(axis=-1)))
+    theirs = batched_spearman(tf.constant(flat), tf.constant(others)).numpy()
+    found["rank correlation"] = np.abs(theirs - metrics.rank_correlation(flat, others)).max()
+    return {name: float(value) for name, value in found.items()}
 
 
 def unresized(explainer, images, targets):
