@@ -14,7 +14,7 @@ READY := packages
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit smoke check notebooks bench peers badges weights lock colab packages
+.PHONY: help run test lint unit smoke check notebooks bench peers league badges weights lock colab packages
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -52,12 +52,16 @@ bench: $(READY)  ## how many forward passes a map costs, and how much memory; wr
 peers: .venv-peers/ready  ## maps and speed next to xplique's, which needs an environment of its own
 	PYTHONPATH=. .venv-peers/bin/python tests/peers/run.py
 
+league: $(READY)  ## measure which maps are true, again; writes data/league.csv and README's table
+	"$(BIN)/python" -m cam_helpers.league $(ARGS)
+
 badges: $(READY)  ## write the repository's address into notebooks and README
 	"$(BIN)/python" -m cam_helpers.badges
 
-weights: $(READY)  ## train the Fashion-MNIST network for real and keep its weights and log in data/
+weights: $(READY)  ## train the committed networks for real and keep weights and log in data/
 	"$(BIN)/python" -m cam_helpers.tutorial --only 01 --full
 	cp build/fashion_cnn/fashion_cnn.weights.h5 build/fashion_cnn/fashion_cnn.log.json data/
+	"$(BIN)/python" -m cam_helpers.ground_truth
 
 lock: $(READY)  ## pin the newest versions that pyproject.toml allows into requirements.lock
 	"$(BIN)/python" -m pip install --quiet uv

@@ -23,15 +23,22 @@ __all__ = [
 ]
 
 WEIGHTS = "fashion_cnn.weights.h5"
+POOLED_WEIGHTS = "fashion_cnn_pooled.weights.h5"
 LOG = "fashion_cnn.log.json"
 
 
-def fashion_cnn() -> keras.Model:
+def fashion_cnn(pooled_head: bool = False) -> keras.Model:
     """Return the untrained Fashion-MNIST network of notebook 01, with 548,170 parameters.
 
     Eight 2×2 convolutions, each followed by batch normalisation, in three stages closed by 2×2 max
     pooling. The last convolution is called ``final``; its output is (7, 7, 256). Call
     ``keras.utils.set_random_seed`` first to get the same initial weights again.
+
+    Parameters
+    ----------
+    pooled_head
+        Average the last maps over their cells instead of flattening them: 527,690 parameters. The
+        network that notebook 09 compares.
 
     Returns
     -------
@@ -50,23 +57,28 @@ def fashion_cnn() -> keras.Model:
             x = keras.layers.BatchNormalization(name=f"norm{number}")(x)
         x = keras.layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     x = keras.layers.Dropout(0.5, name="dropout")(x)
-    x = keras.layers.Flatten(name="flatten")(x)
+    if pooled_head:
+        x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    else:
+        x = keras.layers.Flatten(name="flatten")(x)
     outputs = keras.layers.Dense(10, activation="softmax", name="Dense_10nb")(x)
     return keras.Model(inputs, outputs, name="fashion_cnn")
 
 
-def load_fashion_cnn() -> keras.Model:
+def load_fashion_cnn(pooled_head: bool = False) -> keras.Model:
     """Return :func:`fashion_cnn` with the committed weights, trained by the recipe of notebook 01.
+
+    ``pooled_head`` is as for :func:`fashion_cnn`; the same seed, images and epochs.
 
     Raises
     ------
     FileNotFoundError
         If ``data.folder()`` does not hold the weights.
     """
-    path = data.folder() / WEIGHTS
+    path = data.folder() / (POOLED_WEIGHTS if pooled_head else WEIGHTS)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: restore it with git, or run `make weights`")
-    model = fashion_cnn()
+    model = fashion_cnn(pooled_head)
     model.load_weights(path)
     return model
 

@@ -30,6 +30,16 @@ def test_architecture_is_the_one_described():
     assert model.get_layer("dropout").rate == 0.5
 
 
+def test_pooled_head_changes_the_head_alone():
+    flattened, pooled = models.fashion_cnn(), models.fashion_cnn(pooled_head=True)
+    assert pooled.count_params() == 527_690
+    names = [[layer.name for layer in model.layers] for model in (flattened, pooled)]
+    assert [*names[0][:-2], "average", "Dense_10nb"] == names[1]
+    shapes = [[each.shape for each in model.get_weights()][:-2] for model in (flattened, pooled)]
+    assert shapes[0] == shapes[1]
+    assert pooled.get_weights()[-2].shape == (256, 10)
+
+
 def test_same_seed_same_network():
     keras.utils.set_random_seed(3)
     first = models.fashion_cnn().get_weights()
@@ -62,6 +72,13 @@ def test_committed_weights_have_the_accuracy_that_their_log_says(trained, fashio
     )
 
 
+def test_committed_pooled_weights_are_small_and_good(fashion_mnist):
+    assert (data.folder() / models.POOLED_WEIGHTS).stat().st_size < 3_000_000
+    model = models.load_fashion_cnn(pooled_head=True)
+    answers = model.predict(fashion_mnist.test_images, batch_size=500, verbose=0).argmax(axis=1)
+    assert np.mean(answers == fashion_mnist.test_labels) >= 0.90
+
+
 def test_saved_weights_load_and_carry_no_optimizer(trained, tmp_path):
     model = models.fashion_cnn()
     model.set_weights(trained.get_weights())
@@ -75,7 +92,11 @@ def test_saved_weights_load_and_carry_no_optimizer(trained, tmp_path):
     np.testing.assert_array_equal(loaded(images[:2]), model(images[:2]))
 
 
-def test_missing_weights_say_how_to_get_them(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("pooled_head", "file"), [(False, models.WEIGHTS), (True, models.POOLED_WEIGHTS)]
+)
+def test_missing_weights_say_how_to_get_them(pooled_head, file, monkeypatch, tmp_path):
     monkeypatch.setattr(data, "folder", lambda: tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"is missing: restore it with git, or run `make w"):
-        models.load_fashion_cnn()
+    message = f"{file} is missing: restore it with git, or run `make weights`"
+    with pytest.raises(FileNotFoundError, match=message):
+        models.load_fashion_cnn(pooled_head)

@@ -28,6 +28,8 @@ SMALL = {
     "06_look_inside_the_layers": {"network": "MobileNet", "crops": 2, "count": 40},
     "07_draw_what_a_filter_wants": {"network": "MobileNet", "steps": 4, "maps": 2, "count": 40},
     "08_run_the_network_backwards": {"network": "MobileNet", "count": 40},
+    "09_doubt_the_map": {"count": 5, "marked_images": 8, "rounds": 4},
+    "11_why_is_my_heatmap_wrong": {"samples": ["cat", "espresso"]},
 }
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 

@@ -1,0 +1,86 @@
+"""Every method and control by name and in one form: what the league and the notebooks compare."""
+
+from collections.abc import Callable
+
+from cam_helpers import cams, controls, gradients
+from cam_helpers.backend import keras
+from cam_helpers.checks import ClassIndex
+from cam_helpers.pictures import largest_channel
+from cam_helpers.placement import Placement, place
+from cam_helpers.receptive_field import field_of
+import numpy as np
+
+CAMS = {
+    "Grad-CAM": cams.grad_cam,
+    "Grad-CAM++": cams.grad_cam_plus_plus,
+    "LayerCAM": cams.layer_cam,
+    "HiResCAM": cams.hires_cam,
+    "Score-CAM": cams.score_cam,
+}
+AT_THE_PIXELS = {
+    "saliency": gradients.saliency,
+    "SmoothGrad": gradients.smooth_grad,
+    "integrated gradients": gradients.integrated_gradients,
+    "guided backpropagation": gradients.guided_backprop,
+    "deconvnet": gradients.deconvnet,
+    "guided Grad-CAM": gradients.guided_grad_cam,
+}
+CONTROLS = {
+    "random pixels": controls.random_pixels,
+    "random cells": controls.random_cells,
+    "centred Gaussian": controls.centred_gaussian,
+    "edges": controls.edges,
+}
+METHODS = (*CAMS, *AT_THE_PIXELS)
+
+
+def heatmaps(
+    name: str,
+    model: keras.Model,
+    images: np.ndarray,
+    class_index: ClassIndex = None,
+    *,
+    layer: str | None = None,
+    placement: Placement = "receptive_field",
+    **options,
+) -> np.ndarray:
+    """Return the maps of a method or control, as large as the images, where the network looked.
+
+    Class activation maps are placed; of gradients at the pixels the largest channel counts, without
+    its sign.
+
+    Parameters
+    ----------
+    name
+        One of ``METHODS`` or ``CONTROLS``.
+    model, images, class_index
+        As for ``cams.grad_cam``.
+    layer, placement
+        Of class activation maps and guided Grad-CAM, as for ``cams.score_cam``.
+    options
+        Of the method itself, such as ``samples`` of SmoothGrad.
+
+    Returns
+    -------
+    np.ndarray
+        (batch, height, width) float32, at least 0.
+
+    Raises
+    ------
+    ValueError
+        For another name, and as the method.
+    """
+    if name in CONTROLS:
+        return CONTROLS[name](model, images, class_index, **options)
+    if name not in METHODS:
+        raise ValueError(f"expected one of {', '.join((*METHODS, *CONTROLS))}, received {name!r}.")
+    if name in ("Score-CAM", "guided Grad-CAM"):
+        options["placement"] = placement
+    if name in CAMS or name == "guided Grad-CAM":
+        options["layer"] = layer
+    method: Callable = CAMS.get(name) or AT_THE_PIXELS[name]
+    maps = method(model, images, class_index, **options)
+    if name not in CAMS:
+        return largest_channel(maps)
+    size = np.shape(images)[1:3]
+    return place(maps, size, field_of(model, cams.layer_path(model, layer), size, placement))
