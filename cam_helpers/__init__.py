@@ -1,1 +1,10 @@
 """Data, models and methods of the tutorial: what does a convolutional network look at?"""
+
+
+def __getattr__(name):
+    """Import ``diagnose`` when it is asked for, and TensorFlow no sooner."""
+    if name == "diagnose":
+        from cam_helpers.diagnosis import diagnose
+
+        return diagnose
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
