@@ -155,7 +155,7 @@ def _cell(row):
         return ""
     mean = float(row["mean"])
     if row["metric"] == "seconds":
-        return f"{1000 * mean:.2g}"
+        return f"{1000 * mean:.0f}" if mean >= 0.01 else f"{1000 * mean:.2g}"
     text = f"{mean:.2f}"
     return f"**{text}**" if beats_all(row) else text
 
