@@ -7,6 +7,10 @@ ARGS ?=
 
 export TF_CPP_MIN_LOG_LEVEL = 3
 
+# What is kept in git comes from real data.
+REAL_DATA := from cam_helpers import data; \
+	data.fashion_mnist().source == "Fashion-MNIST" or exit("this needs Fashion-MNIST: go online")
+
 ifeq ($(VENV),.venv)
 READY := .venv/ready
 else
@@ -39,8 +43,7 @@ check: $(READY)  ## stored outputs against a fresh run (nbval)
 	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k stored
 
 notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
-	@"$(BIN)/python" -c 'from cam_helpers import data; \
-		data.fashion_mnist().source == "Fashion-MNIST" or exit("stored outputs come from real data")'
+	@"$(BIN)/python" -c '$(REAL_DATA)'
 	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 	"$(BIN)/jupyter" nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
@@ -59,6 +62,7 @@ badges: $(READY)  ## write the repository's address into notebooks and README
 	"$(BIN)/python" -m cam_helpers.badges
 
 weights: $(READY)  ## train the committed networks for real and keep weights and log in data/
+	@"$(BIN)/python" -c '$(REAL_DATA)'
 	"$(BIN)/python" -m cam_helpers.tutorial --only 01 --full
 	cp build/fashion_cnn/fashion_cnn.weights.h5 build/fashion_cnn/fashion_cnn.log.json data/
 	"$(BIN)/python" -m cam_helpers.ground_truth

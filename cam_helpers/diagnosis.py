@@ -40,7 +40,7 @@ def causes(
 ) -> list[Cause]:
     """Return the known causes of wrong heatmaps that apply, each with what was measured.
 
-    A few forward passes of at most 8 images. Nothing is changed, and nothing raises an error:
+    Some twenty passes of at most 16 images. The model stays as it is, and nothing raises an error:
     what does not fit is a cause itself. A cause that is found can hide others behind it.
 
     Parameters
@@ -57,7 +57,7 @@ def causes(
     placement
         How heatmaps are laid over the image: ``"resize"`` is what other libraries do.
     memory
-        Bytes that are free, for Score-CAM; None asks the system.
+        Bytes that are free, for Score-CAM; None asks Linux, or assumes 4 GiB elsewhere.
 
     Returns
     -------
@@ -164,9 +164,13 @@ def _images_to_measure(model, images):
     elif images.ndim == 4 and images.shape[1] == size[-1] != images.shape[-1]:
         mended = np.moveaxis(images, 1, -1)  # channels came first
         sentence = sentence.partition(":")[0] + ": np.moveaxis(images, 1, -1) puts channels last"
-    elif images.ndim == 4 and images.dtype.kind in "iub":
+    elif images.ndim != 4 or any(
+        want not in (None, have) for want, have in zip(size, images.shape[1:], strict=True)
+    ):
+        pass
+    elif images.dtype.kind in "iub":
         mended = images.astype(np.float32)
-    elif images.ndim == 4 and not np.isfinite(images).all():
+    elif not np.isfinite(images).all():
         row, mended = "nan", images[np.isfinite(images).all(axis=(1, 2, 3))]
     yield found(row, sentence)
     if mended is None or not len(mended):

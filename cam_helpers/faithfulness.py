@@ -56,7 +56,9 @@ def deletion(
     ----------
     model
         Functional or ``Sequential``, one output (batch, classes) of logits; see ``to_logits``. One
-        logit counts as two classes: 1 is the logit, 0 its negative.
+        logit counts as two classes: 1 is the logit, 0 its negative. Several make probabilities by
+        a softmax, also where ``to_logits`` has taken off a sigmoid for each: of such a network,
+        with labels that do not exclude each other, give one output at a time.
     images
         (n, height, width, channels) float, preprocessed as the model wants it.
     heatmaps

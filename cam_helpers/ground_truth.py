@@ -4,6 +4,7 @@ The evidence is planted: a mark that alone decides the class, a watermark that c
 only, garments side by side on one canvas. The networks are committed, trained by :func:`train`.
 """
 
+import random
 from typing import NamedTuple
 
 from cam_helpers import data, garments, models, training
@@ -203,10 +204,11 @@ def small_cnn(name: str) -> keras.Model:
 
     3 × 3 convolutions, each with batch normalisation and ReLU, max pooling after some, then global
     average pooling and one ``Dense``: a head for which Grad-CAM is exact. The layer to explain is
-    the last ReLU.
+    the last ReLU. Its weights follow from the recipe's seed, and leave every global seed alone.
     """
     widths, pools, _, seed, _ = RECIPES[_known(name)]
-    keras.utils.set_random_seed(seed)
+    state = random.getstate()
+    random.seed(seed)  # whence Keras's initializers draw their seeds
     inputs = x = keras.Input((28, 28, 1), name="input")
     for number, maps in enumerate(widths, start=1):
         x = keras.layers.Conv2D(maps, 3, padding="same", use_bias=False, name=f"conv{number}")(x)
@@ -216,7 +218,9 @@ def small_cnn(name: str) -> keras.Model:
             x = keras.layers.MaxPooling2D(2, name=f"pool{number}")(x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
     classes = len(MARKS) if name == "marks" else len(data.CLASSES)
-    return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
+    outputs = keras.layers.Dense(classes, name="logits")(x)
+    random.setstate(state)
+    return keras.Model(inputs, outputs, name=name)
 
 
 def train(name: str, *, images: int | None = None, epochs: int | None = None) -> keras.Model:
@@ -225,7 +229,7 @@ def train(name: str, *, images: int | None = None, epochs: int | None = None) ->
     Parameters
     ----------
     name
-        One of ``RECIPES``.
+        One of ``RECIPES``. Keras's global seed is set to the recipe's.
     images, epochs
         Fewer than the recipe says, to try it; None for as many.
 
@@ -235,6 +239,7 @@ def train(name: str, *, images: int | None = None, epochs: int | None = None) ->
         For an unknown name, or no image or epoch.
     """
     seen, labels = training_data(name, images)
+    keras.utils.set_random_seed(RECIPES[name].seed)
     model = small_cnn(name)
     epochs = RECIPES[name].epochs if epochs is None else check_count("epochs", epochs)
     batch_size = min(50, len(seen))

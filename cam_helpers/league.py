@@ -242,11 +242,17 @@ def main(only: tuple[str, ...], images: int | None, out: Path | None) -> None:
     if data.fashion_mnist().source != "Fashion-MNIST":
         raise click.UsageError("the table is measured on Fashion-MNIST, which cannot be had here.")
     tracks, path = only or tuple(TRACKS), out or data.folder() / FILE
+    readme = data.CHECKOUT / "README.md"
+    if not path.parent.is_dir() or not (out or readme.is_file()):
+        raise click.UsageError(f"expected the folder of {path}, and {readme} without --out.")
     folder = kept_in(tracks, images)
-    rows = run(tracks, images, folder)
+    try:
+        rows = run(tracks, images, folder)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     write(rows, path)
     if not out:
-        into_readme(rows, data.CHECKOUT / "README.md")
+        into_readme(rows, readme)
     shutil.rmtree(folder)
     click.echo(f"{len(rows)} rows in {path}")
 

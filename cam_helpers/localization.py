@@ -94,6 +94,8 @@ def grid_pointing_game(
     ----------
     Böhle, Fritz and Schiele 2021, https://arxiv.org/abs/2104.00032, section 4. Notebook 09.
     """
+    if np.shape(grid) != (2,):
+        raise ValueError(f"expected a grid (rows, columns), received {grid!r}.")
     heatmaps, (rows, columns) = np.asarray(heatmaps), grid
     check_count("rows", rows)
     check_count("columns", columns)

@@ -145,9 +145,18 @@ def _untrained(model, seed):
 
 
 def _anew(operation):
-    if isinstance(operation, keras.layers.Lambda | keras.layers.Normalization):
-        return operation  # Keras would refuse the one, and forget the statistics of the other
-    return type(operation).from_config(operation.get_config())
+    if isinstance(operation, keras.layers.Lambda):
+        return operation  # Keras would refuse its function
+    config = operation.get_config()
+    for value in config.values():
+        if isinstance(value, dict) and "seed" in value.get("config", {}):
+            value["config"]["seed"] = None  # an initializer would give its first weights again
+    anew = type(operation).from_config(config)
+    if isinstance(operation, keras.layers.Normalization) and operation.weights:
+        anew.build(operation.get_build_config()["input_shape"])
+        anew.set_weights(operation.get_weights())  # of the data, not of the training
+        anew.finalize_state()
+    return anew
 
 
 def _is_trained(operation):

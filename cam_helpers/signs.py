@@ -5,7 +5,7 @@ import re
 
 from cam_helpers import checks, compiled, layers
 from cam_helpers.backend import tf
-from cam_helpers.placement import centres
+from cam_helpers.placement import ReceptiveField, centres
 from cam_helpers.receptive_field import receptive_field
 from cam_helpers.symptoms import found, said_by
 import numpy as np
@@ -41,6 +41,8 @@ def logits_of(model, images, wanted):
         own, total = powers[rows, chosen], powers.sum(axis=1)
         powers[rows, chosen] = 0
         left = np.median(own * powers.sum(axis=1) / total**2)  # p (1 - p)
+        if kinds == ["sigmoid"] and scores.shape[1] > 1:  # each by itself
+            left = np.median(1 / (2 + 2 * np.cosh(both[rows, chosen])))
         measured = f"'{model.name}' ends in {kinds[0]}, which lets {left:.0e} of the gradient pass"
         yield found("softmax", measured)
     elif (
@@ -131,6 +133,9 @@ def of_the_place(logits, path, images, placement, memory):
     size, maps = images.shape[1:3], layers.cut(logits, [path])(images[:1], training=False)
     (maps,) = tf.nest.flatten(maps)
     cells = tuple(maps.shape[1:3])
+    if not isinstance(placement, ReceptiveField) and placement not in ("receptive_field", "resize"):
+        way_out = "'receptive_field', 'resize' or a ReceptiveField."
+        yield found("request", f"placement is {placement!r}", way_out)
     if placement == "resize":
         try:
             field = receptive_field(logits, path, size)
@@ -143,7 +148,7 @@ def of_the_place(logits, path, images, placement, memory):
             measured = f"up to {pixels:.0f} pixels or {pixels / stride:.1f} cells of '{path}'"
             yield found("shifted", measured)
     needed = 4 * maps.shape[-1] * images[0].size
-    free = memory or _free_memory()
+    free = _free_memory() if memory is None else memory
     if needed > free:
         measured = (
             f"the {maps.shape[-1]} masks of one image take {needed / 2**20:,.0f} MiB, of "

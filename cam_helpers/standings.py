@@ -122,7 +122,7 @@ def text(rows: list[dict[str, str]], track: str, names: Sequence[str]) -> str:
     for method in entries:
         line = f"{method:{width}}"
         for row in (of[name, method] for name in names):
-            interval = f"{float(row['low']):.2f}…{float(row['high']):.2f}"
+            interval = row["low"] and f"{float(row['low']):.2f}…{float(row['high']):.2f}"
             line += f"{float(row['mean']):9.2f} {interval:>11}{'*' if beats_all(row) else ' '}"
         lines.append(line)
     return "\n".join(lines)

@@ -504,3 +504,29 @@ def test_a_row_without_measurement_is_complete():
         assert row.cause.endswith(".")
         assert row.cure.endswith(".")
         assert not row.symptom.endswith(".")
+
+
+def test_a_sigmoid_for_each_label_is_measured_by_itself():
+    inputs = keras.Input((12, 12, 3))
+    x = L.Conv2D(4, 3, activation="relu")(inputs)
+    sure = keras.initializers.Constant(8.0)
+    head = L.Dense(3, "sigmoid", kernel_initializer="zeros", bias_initializer=sure)
+    model = keras.Model(inputs, head(L.GlobalAveragePooling2D()(x)))
+    pixels = np.random.default_rng(0).random((4, 12, 12, 3), np.float32)
+    softmax = next(c for c in diagnosis.causes(model, pixels) if c.name == "softmax")
+    assert "lets 3e-04 of the gradient pass" in softmax.measured  # p (1 - p) at a logit of 8
+
+
+def test_images_of_another_size_are_named_once_even_with_nan_or_whole_numbers():
+    model = models.fashion_cnn()
+    broken = np.full((2, 32, 32, 1), np.nan, np.float32)
+    for pixels in (broken, np.zeros((2, 32, 32, 1), np.uint8)):
+        named = [c.name for c in diagnosis.causes(model, pixels)]
+        assert named == ["request"]
+
+
+def test_a_misspelt_placement_is_named():
+    model, pixels = models.fashion_cnn(), np.random.default_rng(0).random((4, 28, 28, 1))
+    named = diagnosis.causes(models.to_logits(model), pixels, placement="rezise")
+    assert [c.name for c in named] == ["request"]
+    assert "placement is 'rezise'" in str(named[0])

@@ -173,3 +173,9 @@ def test_bad_mosaics_get_one_sentence(shape, options, sentence):
 def test_a_mosaic_with_nan_is_named():
     with pytest.raises(ValueError, match="expected finite heatmaps"):
         grid_pointing_game(np.full((1, 4, 4), np.nan), 0)
+
+
+@pytest.mark.parametrize("grid", [2, (2, 2, 2)])
+def test_a_grid_is_rows_and_columns(grid):
+    with pytest.raises(ValueError, match=r"expected a grid \(rows, columns\), received"):
+        grid_pointing_game(np.ones((1, 4, 4)), 0, grid)

@@ -392,3 +392,28 @@ def test_ssim_takes_maps_that_a_window_fits_into(shape):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         ssim(np.ones(shape), np.ones(shape))
     ssim(np.ones((1, 7, 7)), np.ones((1, 7, 7)))
+
+
+def test_a_copy_with_statistics_goes_when_dropped():
+    inputs = keras.Input(SIZE)
+    scaled = L.Normalization(mean=1.0, variance=4.0, name="scaled")
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(scaled(inputs))))
+    adapted = L.Normalization(name="adapted")
+    adapted.adapt(images())
+    second = keras.Model(inputs, L.Dense(2)(L.Flatten()(adapted(inputs))))
+    for each in (model, second):
+        ((_, copy),) = randomize_layers(each)
+        np.testing.assert_allclose(copy.layers[1](images()), each.layers[1](images()), rtol=1e-6)
+        left = weakref.ref(copy)
+        del copy
+        gc.collect()
+        assert left() is None
+        assert len(each.layers[1]._inbound_nodes) == 1
+
+
+def test_a_seed_of_an_initializer_does_not_bring_the_first_weights_back():
+    inputs = keras.Input(SIZE)
+    first = L.Conv2D(4, 3, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(first(inputs))))
+    *_, (_, copy) = randomize_layers(model)
+    assert abs(np.corrcoef(np.ravel(copy.layers[1].kernel), np.ravel(first.kernel))[0, 1]) < 0.3
