@@ -171,7 +171,7 @@ def average_increase(
     baseline: Baseline = "zeros",
     batch_size: int = 100,
 ) -> np.ndarray:
-    r"""Return whether the class is more probable where the map is dark no longer: many is good.
+    r"""Return whether hiding what is dark makes the class more probable: many is good.
 
     :math:`p_c(x \circ L) > p_c(x)`, as for :func:`average_drop`, whose parameters, errors and
     source these are.

@@ -34,13 +34,12 @@ def logits_of(model, images, wanted):
         yield found("twice", f"'{model.name}' {why}; the largest here is {scores.max():.3f}")
     elif kinds:
         both = compiled.two_sided(scores_of(logits, images, training=False)).numpy().astype(float)
-        half = 0.5 if logits.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
-        powers = np.exp(half * (both - both.max(axis=1, keepdims=True)))
+        shares = compiled.probabilities(logits, both)
         rows = np.arange(len(images))
         chosen = np.where(wanted == checks.TOP_CLASS, both.argmax(axis=1), wanted)
-        own, total = powers[rows, chosen], powers.sum(axis=1)
-        powers[rows, chosen] = 0
-        left = np.median(own * powers.sum(axis=1) / total**2)  # p (1 - p)
+        own = shares[rows, chosen]
+        shares[rows, chosen] = 0
+        left = np.median(own * shares.sum(axis=1))  # p (1 - p), however near p is to 1
         if kinds == ["sigmoid"] and scores.shape[1] > 1:  # each by itself
             left = np.median(1 / (2 + 2 * np.cosh(both[rows, chosen])))
         measured = f"'{model.name}' ends in {kinds[0]}, which lets {left:.0e} of the gradient pass"
