@@ -7,6 +7,7 @@ import shutil
 
 from cam_helpers import fetch, garments
 from cam_helpers.backend import keras
+from cam_helpers.photos import load_photo as load_photo
 import numpy as np
 
 CLASSES = (

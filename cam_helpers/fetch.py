@@ -1,18 +1,23 @@
-"""Files of Keras's cache: whole, and fetched in seconds or not at all, which Keras cannot."""
+"""Files of Keras's cache, whole, and what an address holds: in seconds or not at all."""
 
 import contextlib
 import os
 from pathlib import Path
+import queue
 import socket
 import tempfile
+import threading
 import time
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import h5py
 import pooch
 import requests
 
 SECONDS_TO_ANSWER = 10
+SECONDS_IN_ALL = 30  # for the content of an address
+MAX_REDIRECTS = 5
+_LATE = "not whole after {} seconds"
 _SILENT = {}  # host: why no file came from it
 
 
@@ -40,6 +45,32 @@ def whole_file(
     finally:
         part.unlink(missing_ok=True)
     return target
+
+
+def content(url: str, limit: int) -> bytes:
+    """Return what an http(s) address holds: ``limit`` bytes at most, in ``SECONDS_IN_ALL`` or less.
+
+    Raises OSError with the reason as one clause.
+    """
+    answer, deadline = queue.SimpleQueue(), time.monotonic() + SECONDS_IN_ALL
+
+    def ask():
+        try:
+            answer.put(_content(url, limit, deadline))
+        except Exception as error:
+            answer.put(error)
+
+    # a host that sends its headers byte by byte never meets a time limit of requests
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        got = answer.get(timeout=SECONDS_IN_ALL)
+    except queue.Empty:
+        raise OSError(_LATE.format(SECONDS_IN_ALL)) from None
+    if isinstance(got, bytes):
+        return got
+    if isinstance(got, requests.RequestException | ValueError):
+        raise OSError(f"no file: {type(got).__name__}") from got
+    raise got
 
 
 def folder(subfolder: str) -> Path:
@@ -85,6 +116,41 @@ def _download(url, path, what, bar):
         if isinstance(error, requests.ConnectionError | requests.Timeout):
             _SILENT[host] = reason
         raise OSError(reason) from error
+
+
+def _content(url, limit, deadline):
+    with requests.Session() as session:
+        onward = session.get_redirect_target
+        session.get_redirect_target = lambda _: None  # requests reads all that a redirect holds
+        for _ in range(MAX_REDIRECTS + 1):
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise OSError(f"sent on to an address of {urlsplit(url).scheme}:")
+            _reach(url)
+            with session.get(
+                url, stream=True, timeout=SECONDS_TO_ANSWER, headers={"Accept-Encoding": "identity"}
+            ) as answer:
+                if onward(answer):
+                    url = urljoin(url, onward(answer))
+                    continue
+                return _body(answer, limit, deadline)
+    raise OSError(f"sent on more than {MAX_REDIRECTS} times")
+
+
+def _body(answer, limit, deadline):
+    if answer.status_code != 200:
+        raise OSError(f"status {answer.status_code} instead of a file")
+    if answer.headers.get("Content-Encoding", "identity") != "identity":
+        raise OSError("a compressed answer, which may be of any size")
+    body, too_large = bytearray(), OSError(f"more than {limit / 1e6:.0f} MB")
+    if (answer.raw.length_remaining or 0) > limit:  # by its own account
+        raise too_large
+    for piece in answer.iter_content(2**14):
+        body += piece
+        if len(body) > limit:
+            raise too_large
+        if time.monotonic() > deadline:
+            raise OSError(_LATE.format(SECONDS_IN_ALL))
+    return bytes(body)
 
 
 def _reach(url):

@@ -1,7 +1,10 @@
 """Photos: four that are always there, the reader's own, and either cut to a network's size."""
 
-from pathlib import Path
+import io
+import os
+import re
 
+from cam_helpers import fetch, photo_files, photo_pixels
 import numpy as np
 from PIL import Image, ImageOps
 import skimage.data
@@ -12,6 +15,7 @@ SAMPLES = {
     "camera": skimage.data.camera,
     "motorcycle": lambda: skimage.data.stereo_motorcycle()[0],
 }
+ADDRESS = re.compile(r"(data|file|ftp|[a-z][a-z0-9+.-]*(?=://)):", re.IGNORECASE)
 WAYS_TO_FIT = ("crop", "stretch", "letterbox")
 LETTERBOX_FILL = (124, 117, 104)  # ImageNet's mean colour, the nearest to nothing for a network
 
@@ -29,40 +33,36 @@ def sample_photo(name: str) -> np.ndarray:
     return photo if photo.ndim == 3 else np.stack([photo] * 3, axis=-1)
 
 
-def load_photo(path: str | Path) -> np.ndarray:
-    """Return a photo from a file, upright, or a sample by its name: (height, width, 3) uint8 RGB.
+def load_photo(
+    source: str | os.PathLike | bytes | Image.Image | np.ndarray,
+    size: tuple[int, int] | None = None,
+    how: str = "crop",
+) -> np.ndarray:
+    """Return a photo from wherever it is, upright: (height, width, 3) uint8 RGB.
 
-    What is transparent becomes white.
+    What is transparent becomes white, and of 16 bits a channel the upper 8 are kept.
+
+    Parameters
+    ----------
+    source
+        The path of a JPEG, PNG, WebP, GIF (its first frame), BMP or TIFF file; such a file's bytes;
+        its http(s) address; the name of a sample, such as ``"cat"``; a PIL image of any mode up to
+        16 bits a channel; or an array, (height, width), (height, width, 1), 3 or 4 for RGB and
+        RGBA: uint8 from 0 to 255, uint16 from 0 to 65,535, or float from 0 to 1. It stays as it is.
+    size, how
+        With a size (height, width), such as ``backbone.input_size``, the photo is fitted to it:
+        what ``fit(photo, size, how)`` returns, float32.
 
     Raises
     ------
     OSError
-        If no file is there.
+        If there is no file, it may not be read, or the address does not answer in time.
     ValueError
-        If the file is not an image that Pillow reads, or has more than 8 bits a channel.
+        If what is there is not a whole photo, or is larger than ``photo_files.MAX_BYTES`` and
+        ``photo_pixels.MAX_PIXELS`` allow. What is noticed of damage: see ``photo_files.read``.
     """
-    if str(path) in SAMPLES:
-        return sample_photo(str(path))
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"expected the path of a photo, received '{path}', which is no file."
-        )
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"expected a photo, received '{path}', which Pillow cannot read as a whole image: "
-            "save it anew as JPEG or PNG."
-        ) from error
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"expected 8 bits a channel, received '{path}' of mode {image.mode}: save it with 8."
-        )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    photo = _load(source)
+    return photo if size is None else fit(photo, size, how)
 
 
 def fit(photo: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarray:
@@ -106,3 +106,42 @@ def fit(photo: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarr
     else:
         fitted = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, LETTERBOX_FILL)
     return np.asarray(fitted, np.float32)
+
+
+def _load(source):
+    if isinstance(source, Image.Image):
+        return photo_pixels.rgb(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        content = bytes(source)
+        return photo_files.read(io.BytesIO(content), f"{len(content):,} bytes")
+    if hasattr(source, "__array__"):
+        return photo_pixels.rgb(photo_pixels.image_of(source), "an array")
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(
+            "expected a path, an address, the name of a sample, bytes, a PIL image or an array, "
+            f"received {type(source).__name__}: np.asarray makes an array of a list."
+        )
+    if str(source) in SAMPLES:
+        return sample_photo(str(source))
+    name = _shown(os.fspath(source))
+    if isinstance(source, str) and (found := ADDRESS.match(source)):
+        if found[1].lower() not in ("http", "https"):
+            raise ValueError(
+                f"expected an address that begins with http:// or https://, received {name}: "
+                "save the photo, and give its path."
+            )
+        try:
+            content = fetch.content(source, photo_files.MAX_BYTES)
+        except OSError as error:
+            raise OSError(
+                f"expected the address of a photo, received {name} ({error}): "
+                "save the photo in a browser, and give its path."
+            ) from error
+        return photo_files.read(io.BytesIO(content), name)
+    with photo_files.open_file(source, name) as file:
+        return photo_files.read(file, name)
+
+
+def _shown(source):
+    text = repr(source)
+    return text if len(text) <= 200 else f"{text[:120]} … {text[-60:]}"

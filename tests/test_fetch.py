@@ -1,9 +1,12 @@
 """Files of Keras's cache from a server in every mood."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 import socket
+import threading
 import time
+import tracemalloc
 
 from cam_helpers import fetch
 from cam_helpers.backend import keras
@@ -151,3 +154,141 @@ def test_a_cache_that_cannot_be_written_to_is_read_where_it_is(whole_file, tmp_p
 
 def test_the_rule_for_the_cache_is_keras_own():
     assert fetch.keras_home() == Path(keras.src.backend.config.keras_home()).expanduser()
+
+
+@pytest.fixture
+def mood(monkeypatch):
+    """A function that starts a server which does to each caller what it is told to."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(fetch, "SECONDS_IN_ALL", 1)
+    sockets = []
+
+    def start(answer):
+        listening = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listening)
+
+        def serve():
+            while True:
+                try:
+                    caller, _ = listening.accept()
+                except OSError:
+                    return
+                with caller:
+                    try:
+                        if caller.recv(2**16):  # not the one that only looks who is there
+                            answer(caller)
+                    except OSError:  # it has gone
+                        pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/photo.jpg"
+
+    yield start
+    for listening in sockets:
+        listening.close()
+
+
+def says(*parts, seconds=0):
+    def answer(caller):
+        for part in parts:
+            caller.sendall(part)
+            time.sleep(seconds)
+
+    return answer
+
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+
+
+def forever(part, seconds=0.0, start=OK + b"\r\n"):
+    def answer(caller):
+        caller.sendall(start)
+        while True:
+            caller.sendall(part)
+            time.sleep(seconds)
+
+    return answer
+
+
+def test_the_content_of_an_address(mood, server):
+    (server.folder / "w.bin").write_bytes(CONTENT)
+    assert fetch.content(server.url + "w.bin", len(CONTENT)) == CONTENT
+    assert fetch.content(mood(says(OK + b"\r\nphoto")), 5) == b"photo"
+    chunked = OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\npho\r\n2\r\nto\r\n0\r\n\r\n"
+    assert fetch.content(mood(says(chunked)), 5) == b"photo"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda caller: time.sleep(3), "not whole after 1 seconds"),
+        (forever(b"x", 0.05), "not whole after 1 seconds"),
+        (forever(b"X: y\r\n", 0.05, OK), "not whole after 1 seconds"),
+        (forever(b"x", 0.05, b"HTTP/1.1 200 "), "not whole after 1 seconds"),
+        (forever(b"1\r\nx\r\n", 0.05, OK + b"Transfer-Encoding: chunked\r\n\r\n"), "not whole aft"),
+        (says(OK + b"Content-Length: 99\r\n\r\nphoto"), r"no file: Chunked"),
+        (says(OK + b"Content-Length: 99000000\r\n\r\nphoto"), "more than 1 MB"),
+        (says(OK + b"Content-Encoding: gzip\r\n\r\nphoto"), "a compressed answer, which may be of"),
+        (says(b"HTTP/1.1 503 Busy\r\n\r\n"), "status 503 instead of a file"),
+        (says(b"HTTP/1.1 204 Empty\r\n\r\n"), "status 204 instead of a file"),
+        (
+            says(b"HTTP/1.1 302 Found\r\nLocation: ftp://a/\r\n\r\n"),
+            "sent on to an address of ftp:",
+        ),
+        (
+            says(b"HTTP/1.1 302 Found\r\nLocation: file:///a\r\n\r\n"),
+            "sent on to an address of fil",
+        ),
+        (says(b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n"), "sent on more than 5 times"),
+        (says(b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n"), r"no file: ValueError"),
+        (says(b"not HTTP at all"), r"no file: ConnectionError"),
+        (says(OK + b"X: y\r\n" * 5000), r"no file: ConnectionError"),
+        (says(b""), r"no file: ConnectionError"),
+    ],
+)
+def test_servers_that_give_no_content(mood, answer, reason):
+    started = time.perf_counter()
+    with pytest.raises(OSError, match=f"^{reason}"):
+        fetch.content(mood(answer), 1_000_000)
+    assert time.perf_counter() - started < 1.9
+
+
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: /photo.jpg\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        forever(bytes(2**20)),
+        forever(
+            b"100000\r\n" + bytes(2**20) + b"\r\n", 0, OK + b"Transfer-Encoding: chunked\r\n\r\n"
+        ),
+        says(OK + b"Content-Length: 5\r\n\r\n" + bytes(10**8)),
+        forever(bytes(2**20), 0, REDIRECT),
+        forever(bytes(2**20), 0, b"HTTP/1.1 404 No\r\n\r\n"),
+        forever(bytes(2**20), 0, b"HTTP/1.1 200 "),
+    ],
+)
+def test_never_more_than_the_limit_is_in_memory(mood, answer):
+    url = mood(answer)
+    tracemalloc.start()
+    with contextlib.suppress(OSError):
+        assert fetch.content(url, 3_000_000) == bytes(5)  # the length that the server gave
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12e6  # of which the server's own megabytes
+
+
+def test_what_waits_for_a_host_keeps_python_from_nothing(mood):
+    """The thread that still listens ends with the host's next byte, and with the program."""
+    before = threading.active_count()
+    with pytest.raises(OSError, match=r"^not whole after"):
+        fetch.content(mood(forever(b"x", 0.05)), 1000)
+    time.sleep(0.3)
+    assert threading.active_count() <= before + 1  # the server's
+
+
+def test_a_server_that_sends_on_to_the_file(mood, server):
+    (server.folder / "w.bin").write_bytes(CONTENT)
+    sends_on = f"HTTP/1.1 301 Moved\r\nLocation: {server.url}w.bin\r\n\r\n".encode()
+    assert fetch.content(mood(says(sends_on)), len(CONTENT)) == CONTENT

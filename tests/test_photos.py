@@ -1,8 +1,9 @@
 """Photos: the samples, files of every kind, and three ways to a network's size."""
 
+import re
 import socket
 
-from cam_helpers import photos
+from cam_helpers import fetch, photos
 import numpy as np
 from PIL import Image
 import pytest
@@ -60,25 +61,6 @@ def test_a_file_is_read_as_it_is(tmp_path):
     np.testing.assert_array_equal(photos.load_photo(str(tmp_path / "stripes.png")), STRIPES)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr"])
-def test_files_of_other_modes_become_rgb(tmp_path, mode):
-    path = tmp_path / ("photo.tif" if mode in ("CMYK", "YCbCr") else "photo.png")
-    image = Image.fromarray(np.where(STRIPES > 0, np.uint8(255), np.uint8(0))).convert(mode)
-    image.save(path)
-    photo = photos.load_photo(path)
-    assert photo.shape == (40, 80, 3)
-    np.testing.assert_array_equal(photo, np.asarray(image.convert("RGB")))
-
-
-def test_a_photo_taken_sideways_is_turned_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # upright when turned clockwise
-    Image.fromarray(STRIPES).save(tmp_path / "sideways.png", exif=exif)
-    np.testing.assert_array_equal(
-        photos.load_photo(tmp_path / "sideways.png"), np.rot90(STRIPES, k=-1)
-    )
-
-
 def test_what_is_transparent_becomes_white(tmp_path):
     pixels = np.array([[(10, 20, 30, 255), (10, 20, 30, 0), (0, 100, 200, 51)]], np.uint8)
     Image.fromarray(pixels).save(tmp_path / "glass.png")
@@ -91,26 +73,88 @@ def test_what_is_transparent_becomes_white(tmp_path):
     np.testing.assert_array_equal(photo[0, 30], [255, 0, 0])
 
 
-def test_what_is_no_photo_is_refused_in_one_sentence(tmp_path, monkeypatch):
-    with pytest.raises(OSError, match=r"^expected the path of a photo, received 'no.jpg', which i"):
-        photos.load_photo("no.jpg")
-    with pytest.raises(OSError, match=r"which is no file\.$"):
-        photos.load_photo(tmp_path)
-    text, half = tmp_path / "text.jpg", tmp_path / "half.png"
-    text.write_text("not a photo")
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (99, 99, 3), dtype=np.uint8)).save(half)
-    half.write_bytes(half.read_bytes()[:9000])
-    for path in (text, half):
-        with pytest.raises(ValueError, match="which Pillow cannot read as a whole image: save it"):
-            photos.load_photo(path)
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"^expected 8 bits a channel, received '.*' of mode I;16"):
-        photos.load_photo(tmp_path / "deep.png")
-    Image.fromarray(STRIPES).save(tmp_path / "huge.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="cannot read as a whole"):
-        photos.load_photo(tmp_path / "huge.png")
+@pytest.fixture
+def photo_address(server):
+    """The address of the stripes on a server of this machine."""
+    Image.fromarray(STRIPES).save(server.folder / "stripes.png")
+    return server.url + "stripes.png"
+
+
+def test_an_address_is_fetched(photo_address, server):
+    np.testing.assert_array_equal(photos.load_photo(photo_address), STRIPES)
+    upper = photo_address.replace("http://", "HTTP://")
+    photo = photos.load_photo(upper, (10, 20), "stretch")
+    np.testing.assert_array_equal(photo, photos.fit(STRIPES, (10, 20), "stretch"))
+    assert server.requests == [("GET", "/stripes.png")] * 2
+
+
+def test_an_address_without_a_photo(photo_address, server):
+    message = (
+        r"^expected the address of a photo, received 'http://127.0.0.1:\d+/no.png' \(status 404 "
+    )
+    with pytest.raises(
+        OSError, match=message + r"instead of a file\): save the photo in a browser, "
+    ):
+        photos.load_photo(server.url + "no.png")
+    with pytest.raises(
+        ValueError, match=r"received 'http://127.*/', which seems to be a web page: "
+    ):
+        photos.load_photo(server.url)
+    (server.folder / "half.png").write_bytes((server.folder / "stripes.png").read_bytes()[:-20])
+    with pytest.raises(
+        ValueError, match=r"half\.png', which is damaged or cut short: fetch or save"
+    ):
+        photos.load_photo(server.url + "half.png")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "FILE:/etc/passwd",
+        "ftp://host/photo.jpg",
+        "data:image/png;base64,AAAA",
+        "gopher://host/1",
+        "s3://bucket/photo.jpg",
+        "x://y",
+    ],
+)
+def test_other_addresses_are_refused_as_such(address):
+    message = r"^expected an address that begins with http:// or https://, received '"
+    with pytest.raises(ValueError, match=message + re.escape(address)):
+        photos.load_photo(address)
+
+
+@pytest.mark.parametrize(
+    "name", ["photo:1.png", "C:photo.png", "http.png", "httpx:photo.png", "http:photo.png"]
+)
+def test_names_with_a_colon_are_no_addresses(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(STRIPES).save(name)
+    np.testing.assert_array_equal(photos.load_photo(name), STRIPES)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http:///photo.jpg",
+        "http://[",
+        "http://host:port/",
+        "http://" + "a" * 70 + ".b/",
+        "http://a..b/",
+        "https://\ud800/",
+        "http://127.0.0.1:9/photo.jpg",
+        "http://127.0.0.1:9\x1f",
+    ],
+)
+def test_addresses_that_cannot_be_reached(address, monkeypatch):
+    monkeypatch.setattr(fetch, "SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(
+        OSError, match=r"^expected the address of a photo, received '.*\): save the ph"
+    ):
+        photos.load_photo(address)
 
 
 def test_crop_keeps_the_middle_and_its_proportions():
