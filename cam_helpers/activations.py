@@ -9,9 +9,18 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from cam_helpers import archives, compiled
+from cam_helpers import archives, compiled, writing
+from cam_helpers.arrays import as_numbers
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import check_count, check_images, check_input, check_maps
+from cam_helpers.checks import (
+    check_count,
+    check_finite,
+    check_images,
+    check_input,
+    check_maps,
+    check_size,
+    check_weights,
+)
 from cam_helpers.layers import cut, full_path
 from cam_helpers.once import once
 from cam_helpers.selection import Wanted, every_path, select
@@ -118,6 +127,8 @@ def save_activations(
     ------
     FileExistsError
         If a file is there that is not of this layer, model and images.
+    OSError
+        If the disk is full, or nothing can be written there.
     ValueError
         As for :func:`layer_activations`, and if two layers would share a file.
 
@@ -140,7 +151,13 @@ def save_activations(
         names = [f"{places[path]}.{part.start}-{part.stop}" for part in parts]
         pieces[path] = [unfinished / name for name in names]
     if missing:
-        with tqdm(total=len(parts) + len(missing), disable=not progress, leave=False) as bar:
+        number = 0
+        with (
+            writing.stoppable(
+                lambda: f"in batch {number + 1} of {len(parts)}: the same call goes on there."
+            ),
+            tqdm(total=len(parts) + len(missing), disable=not progress, leave=False) as bar,
+        ):
             for number, part in enumerate(parts):
                 if not all(archives.is_whole(pieces[path][number]) for path in missing):
                     batch = check_images(model, images[part])
@@ -208,6 +225,7 @@ def strongest_activations(
     found = [np.empty((len(maps), 0), kind) for kind in kinds]
     for part, batch in _batches(model, images, batch_size):
         peaks = [output.numpy() for _, output in _outputs(model, [path], batch, _peaks)]
+        check_finite(model, peaks[0], part.start)
         new = [peak.T[maps] for peak in peaks]  # each (maps, batch)
         new.append(np.broadcast_to(np.arange(len(images))[part], new[0].shape))
         found = [np.concatenate(pair, axis=1) for pair in zip(found, new, strict=True)]
@@ -255,6 +273,7 @@ def _compiled(model, paths, step=_as_they_are):
 def _outputs(model, paths, batch, step=_as_they_are):
     """Yield each path, in alphabetical order, and what a step makes of its output for a batch."""
     paths = sorted(set(paths))  # in another order they need not be compiled again
+    check_size(model, batch.shape, paths)
     outputs = _compiled(model, paths, step)(batch)
     for path, output in zip(paths * (len(outputs) // len(paths)), outputs, strict=True):
         there = [*output.shape, 1][0]
@@ -283,7 +302,8 @@ def _batches(model, images, batch_size):
 def _checked(model, images, batch_size):
     check_count("batch_size", batch_size)
     check_input(model)
-    images = images if hasattr(images, "ndim") else np.asarray(images)
+    check_weights(model)
+    images = images if hasattr(images, "ndim") else as_numbers("images", images)
     check_images(model, images[:1] if images.ndim == 4 else images)
     return images
 

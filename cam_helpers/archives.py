@@ -16,6 +16,7 @@ import zlib
 
 from cam_helpers.backend import keras
 from cam_helpers.layers import graph_of, is_nested, nodes
+from cam_helpers.writing import explained
 import numpy as np
 
 LEVEL = 1  # zlib's fastest
@@ -153,20 +154,21 @@ def clear(folder: Path, starts: list[str]) -> None:
 @contextlib.contextmanager
 def _whole(path, piece):
     """Open a file beside a piece; once it is written, it becomes it, or a file not yet there."""
-    piece.parent.mkdir(parents=True, exist_ok=True)
     beside = piece.with_name(f"{piece.name}.{uuid.uuid4().hex}.part")
     try:
-        with beside.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if path == piece:
-            os.replace(beside, path)
-            return
-        try:
-            os.link(beside, path)
-        except OSError:  # it is there, or this file system has no links
-            path.open("xb").close()
-            os.replace(beside, path)
+        with explained(piece.parent.parent if path == piece else path):
+            piece.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if path == piece:
+                os.replace(beside, path)
+                return
+            try:
+                os.link(beside, path)
+            except OSError:  # it is there, or this file system has no links
+                path.open("xb").close()
+                os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

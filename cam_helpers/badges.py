@@ -9,6 +9,7 @@ from pathlib import Path
 import re
 import tomllib
 
+from cam_helpers.writing import whole
 import click
 import nbformat
 
@@ -98,7 +99,8 @@ def main(check: bool) -> None:
     for path, text in stale.items():
         click.echo(f"{path.relative_to(ROOT)}: {'stale, run make badges' if check else 'written'}")
         if not check:
-            path.write_text(text, encoding="utf-8")
+            with whole(path) as file:
+                file.write(text.encode())
     raise SystemExit(1 if check and stale else 0)
 
 

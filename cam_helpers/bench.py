@@ -20,6 +20,7 @@ from cam_helpers import cams, compiled, data, gradients, layers, models, photos
 from cam_helpers.activations import layer_activations
 from cam_helpers.backend import keras, tf
 from cam_helpers.filters import maximize_activation
+from cam_helpers.writing import whole
 import numpy as np
 from tf_keras_vis.gradcam import Gradcam
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
@@ -239,8 +240,8 @@ def main() -> None:
             result["MiB"] = {name: answer.result() for name, answer in asked.items()}
     for name, answer in result["MiB"].items():
         print(f"{name:34}", *(f"{what} {mib:.1f} MiB" for what, mib in answer.items()), sep="  ")
-    path = data.output_folder() / "bench.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with whole(data.output_folder() / "bench.json") as file:
+        file.write(json.dumps(result, indent=1).encode() + b"\n")
 
 
 def _apart(calls, turns, repeats=1):

@@ -7,7 +7,7 @@ only, garments side by side on one canvas. The networks are committed, trained b
 import random
 from typing import NamedTuple
 
-from cam_helpers import data, garments, models, training
+from cam_helpers import data, garments, models, training, writing
 from cam_helpers.backend import keras, tf
 from cam_helpers.checks import check_count
 import numpy as np
@@ -292,7 +292,7 @@ def main() -> None:
         model = train(name)
         images, labels = training_data(name)
         right = np.mean(model.predict(images, batch_size=500).argmax(axis=1) == labels)
-        model.save_weights(data.folder() / file_name(name))
+        _save(model, file_name(name))
         print(f"{name}: {right:.1%} of {len(images)} training images right")
     keras.utils.set_random_seed(0)
     model = models.fashion_cnn(pooled_head=True)
@@ -305,8 +305,13 @@ def main() -> None:
     )
     bare = models.fashion_cnn(pooled_head=True)  # without the optimizer's state
     bare.set_weights(model.get_weights())
-    bare.save_weights(data.folder() / models.POOLED_WEIGHTS)
+    _save(bare, models.POOLED_WEIGHTS)
     print(f"pooled head: {log['epochs'][-1]['val_accuracy']:.1%} of the test images right")
+
+
+def _save(model, name):
+    with writing.together(data.folder()) as hidden, writing.explained(data.folder() / name):
+        writing.save_weights(model, hidden / name)
 
 
 def _known(name):

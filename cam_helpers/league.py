@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 from itertools import product
 import json
-import os
 from pathlib import Path
 import shutil
 import time
@@ -19,6 +18,7 @@ import time
 from cam_helpers import compiled, data, ground_truth, methods, metrics, models, photos
 from cam_helpers.backend import keras
 from cam_helpers.standings import ANOTHER, FILE, into_readme, rows_of, write
+from cam_helpers.writing import stoppable, whole
 import click
 import numpy as np
 from tqdm import tqdm
@@ -218,10 +218,8 @@ def _kept(path, measure):
     """What a call measures, or what it measured before; whole or not at all."""
     if not path.exists():
         measured = {name: values.astype(float).tolist() for name, values in measure().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{os.getpid()}.part")
-        beside.write_text(json.dumps(measured), encoding="utf-8")
-        os.replace(beside, path)
+        with whole(path) as file:
+            file.write(json.dumps(measured).encode())
     kept = json.loads(path.read_text(encoding="utf-8"))
     return {name: np.array(values) for name, values in kept.items()}
 
@@ -247,12 +245,13 @@ def main(only: tuple[str, ...], images: int | None, out: Path | None) -> None:
         raise click.UsageError(f"expected the folder of {path}, and {readme} without --out.")
     folder = kept_in(tracks, images)
     try:
-        rows = run(tracks, images, folder)
+        with stoppable("and keeps what it has measured: the same command goes on.", exits=True):
+            rows = run(tracks, images, folder)
+            write(rows, path)
+            if not out:
+                into_readme(rows, readme)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-    write(rows, path)
-    if not out:
-        into_readme(rows, readme)
     shutil.rmtree(folder)
     click.echo(f"{len(rows)} rows in {path}")
 

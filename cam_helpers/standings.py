@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 import csv
 import io
-import os
 from pathlib import Path
 
 from cam_helpers import data, methods, metrics
+from cam_helpers.writing import whole
 import numpy as np
 
 FILE = "league.csv"
@@ -91,14 +91,13 @@ def rows_of(track: str, scores: dict[str, dict[str, np.ndarray]]) -> list[dict[s
 
 
 def write(rows: list[dict[str, str]], path: Path) -> None:
-    """Write rows as CSV, beside the old file and then over it."""
+    """Write rows as CSV."""
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    beside = path.with_suffix(".part")
-    beside.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(beside, path)
+    with whole(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def read(path: Path | None = None) -> list[dict[str, str]]:
@@ -172,4 +171,5 @@ def into_readme(rows: list[dict[str, str]], path: Path) -> None:
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"expected {START} and then {END}, received {path} without: add them.")
-    path.write_text(f"{before}{start}\n{shown(rows)}\n{end}{after}", encoding="utf-8")
+    with whole(path) as file:
+        file.write(f"{before}{start}\n{shown(rows)}\n{end}{after}".encode())

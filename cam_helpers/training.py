@@ -1,16 +1,19 @@
 """Training that can be killed and goes on: the recipe of notebook 01."""
 
+import io
 import json
-import os
 from pathlib import Path
 import platform
 import time
+import zipfile
+import zlib
 
+from cam_helpers import writing
 from cam_helpers.backend import GPUS, keras, tf
 import numpy as np
 from tqdm import tqdm
 
-LOG = "log.json"
+LOG, STATE = "log.json", "state.npz"
 
 
 def train(
@@ -58,6 +61,8 @@ def train(
     ------
     ValueError
         If ``folder`` holds a training with another recipe, or a longer one.
+    OSError
+        If another training is at work in ``folder``, or nothing can be written there.
     """
     folder = Path(folder)
     recipe = {
@@ -67,30 +72,35 @@ def train(
         "seed": seed,
         "parameters": model.count_params(),
     }
-    log = _open_log(folder / LOG, recipe, epochs)
-    schedule = keras.optimizers.schedules.InverseTimeDecay(1e-4, decay_steps=1, decay_rate=1e-6)
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    with tf.device("CPU"):
-        epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    batches = _shuffled_batches(images, labels, batch_size, seed, epoch)
-    model.fit(
-        batches,
-        epochs=epochs,
-        validation_data=validation_data,
-        validation_batch_size=500,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda number, _: epoch.assign(number)),
-            _Log(folder / LOG, log),  # before the backup: an epoch may be logged twice, never lost
-            _Backup(folder / "backup", double_checkpoint=True, delete_checkpoint=False),
-            *([_ProgressLine(epochs, len(batches))] if progress else []),
-        ],
-    )
+    with writing.only_one(folder):
+        log = _open_log(folder, recipe, epochs)
+        schedule = keras.optimizers.schedules.InverseTimeDecay(1e-4, decay_steps=1, decay_rate=1e-6)
+        model.compile(
+            optimizer=keras.optimizers.Adam(schedule),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        with tf.device("CPU"):
+            epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        batches = _shuffled_batches(images, labels, batch_size, seed, epoch)
+        done = _restore(model, folder / STATE, len(batches))
+        keep = _Keep(model, folder, log, epochs, done)
+        line = tqdm(total=epochs * len(batches), unit="batch", mininterval=1, disable=not progress)
+        with writing.stoppable(keep.where), line:
+            model.fit(
+                batches,
+                initial_epoch=done,
+                epochs=epochs,
+                validation_data=validation_data,
+                validation_batch_size=500,
+                shuffle=False,
+                verbose=0,
+                callbacks=[
+                    keras.callbacks.LambdaCallback(on_epoch_begin=lambda i, _: epoch.assign(i)),
+                    keep,
+                    _ProgressLine(line, epochs, len(batches)),
+                ],
+            )
     return log
 
 
@@ -109,7 +119,7 @@ def _shuffled_batches(images, labels, batch_size, seed, epoch):
     return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(2)
 
 
-def _open_log(path, recipe, epochs):
+def _open_log(folder, recipe, epochs):
     versions = {
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
@@ -122,68 +132,85 @@ def _open_log(path, recipe, epochs):
         "device": "GPU" if GPUS else "CPU",
         "epochs": [],
     }
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if not (folder / LOG).exists():
+        (folder / STATE).unlink(missing_ok=True)  # of which training, nobody knows
         return fresh
-    log = json.loads(path.read_text())
+    log = json.loads((folder / LOG).read_text())
     if log["recipe"] != recipe or len(log["epochs"]) > epochs:
         raise ValueError(
-            f"{path.parent} holds {len(log['epochs'])} epochs of {log['recipe']}, expected at most "
+            f"{folder} holds {len(log['epochs'])} epochs of {log['recipe']}, expected at most "
             f"{epochs} of {recipe}: name another folder, or delete this one."
         )
     return log
 
 
-class _Backup(keras.callbacks.BackupAndRestore):
-    """Keras's backup, with the two things that it leaves out taken from the optimizer's step count.
+def _state(model):
+    return [*model.weights, *model.optimizer.variables]
 
-    It writes weights and number of the epoch one after the other: a kill between the two would
-    train an epoch twice. And it does not keep how often dropout has drawn: once a step.
+
+def _restore(model, path, steps):
+    """Take up what the last whole epoch left; return how many epochs that makes.
+
+    The state holds no draws of dropout: there is one a step.
     """
-
-    def on_train_begin(self, logs=None):
-        Path(self.backup_dir, "training_metadata.json").unlink(missing_ok=True)
+    model.optimizer.build(model.trainable_variables)
+    if path.exists():
         try:
-            super().on_train_begin(logs)
-        except OSError:
-            if Path(self.backup_dir, "latest.weights.h5.bkp").exists():
-                raise
-            Path(self.backup_dir, "latest.weights.h5").unlink()  # half of the first backup
-        steps = int(self.model.optimizer.iterations)
-        self.model._initial_epoch = steps // self.params["steps"]
-        for state in self.model.variables:
-            if state.name == "seed_generator_state":
-                state.assign([state[0], steps])
+            with np.load(path) as saved:
+                values = [saved[name] for name in saved]
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise OSError(
+                f"expected a training's state, received '{path}', which is damaged: delete it to "
+                "start anew."
+            ) from error
+        for variable, value in zip(_state(model), values, strict=True):
+            variable.assign(value)
+    done = int(model.optimizer.iterations)
+    for variable in model.variables:
+        if variable.name == "seed_generator_state":
+            variable.assign([variable[0], done])
+    return done // steps
 
 
-class _Log(keras.callbacks.Callback):
-    """Writes one row an epoch, beside the old file and then over it."""
+class _Keep(keras.callbacks.Callback):
+    """Writes one row an epoch, then the state: an epoch may be logged twice, never lost."""
 
-    def __init__(self, path, log):
+    def __init__(self, model, folder, log, epochs, done):
         super().__init__()
-        self.path, self.log = path, log
+        self.folder, self.log, self.epochs, self.done, self.epoch = folder, log, epochs, done, done
+        if not done:
+            self.write(model)  # from where the same call starts anew, with the same model
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
+        self.epoch, self.started = epoch, time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: round(float(value), 6) for name, value in logs.items()}}
         row["seconds"] = round(time.perf_counter() - self.started, 1)
         self.log["epochs"] = [*self.log["epochs"][:epoch], row]
-        beside = self.path.with_suffix(".part")
-        beside.write_text(json.dumps(self.log, indent=1))
-        os.replace(beside, self.path)
+        self.write(self.model)
+        self.done = self.epoch = epoch + 1
+
+    def write(self, model):
+        with writing.whole(self.folder / LOG) as file:
+            file.write(json.dumps(self.log, indent=1).encode())
+        state = io.BytesIO()
+        np.savez(state, *[variable.numpy() for variable in _state(model)])
+        with writing.whole(self.folder / STATE) as file:
+            file.write(state.getbuffer())
+
+    def where(self):
+        way_on = f"goes on after epoch {self.done}" if self.done else "starts anew"
+        epoch = min(self.epoch + 1, self.epochs)
+        return f"in epoch {epoch} of {self.epochs}: the same call {way_on}."
 
 
 class _ProgressLine(keras.callbacks.Callback):
     """One line for the whole training: batches done, the epoch's number, accuracy so far."""
 
-    def __init__(self, epochs, steps):
+    def __init__(self, line, epochs, steps):
         super().__init__()
-        self.epochs, self.steps = epochs, steps
-
-    def on_train_begin(self, logs=None):
-        self.line = tqdm(total=self.epochs * self.steps, unit="batch", mininterval=1)
+        self.line, self.epochs, self.steps = line, epochs, steps
 
     def on_epoch_begin(self, epoch, logs=None):
         self.line.n = epoch * self.steps
@@ -196,6 +223,3 @@ class _ProgressLine(keras.callbacks.Callback):
         self.line.set_postfix_str(
             f"accuracy {logs['accuracy']:.3f}, on new images {logs['val_accuracy']:.3f}"
         )
-
-    def on_train_end(self, logs=None):
-        self.line.close()

@@ -5,18 +5,22 @@ HTML, their figures, and ``index.html``, a page of them all.
 """
 
 import base64
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
+import contextlib
 from dataclasses import dataclass, field
 import html
-import multiprocessing
 import os
 from pathlib import Path
+import threading
 import time
 
+from cam_helpers import writing
 import click
+import nbclient
 import nbconvert
 import nbformat
 import papermill
+import psutil
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
@@ -50,56 +54,97 @@ def find_notebooks(folder: Path, only: tuple[str, ...] = ()) -> list[Path]:
     return [path for path in paths if not only or path.name.startswith(only)]
 
 
-def run_notebook(path: Path, out: Path, parameters: dict) -> Run:
+def run_notebook(
+    path: Path, out: Path, parameters: dict, stopped: threading.Event | None = None
+) -> Run:
     """Execute one notebook into ``out``, and say how it went instead of raising.
 
-    The notebook itself is not touched. What ran before a failing cell is kept.
+    The notebook itself is not touched. What ran before a failing cell is kept. Notebook, page and
+    figures come to ``out`` together, once they are whole, unless all is ``stopped`` by then; what
+    an earlier run left there stays until they come.
     """
-    executed = out / path.name
-    executed.unlink(missing_ok=True)
     run, started = Run(path.stem), time.perf_counter()
     try:
-        run.title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
-        known = papermill.inspect_notebook(path)
+        with writing.together(out) as hidden, writing.explained(out / path.name):
+            _execute(path, hidden / path.name, parameters, run)
+            if stopped and stopped.is_set():
+                raise InterruptedError("stopped")
+            _show(hidden, run)
+    except Exception as failure:  # a broken file, a full disk: this notebook's trouble alone
+        run.error, run.page, run.figures = f"{type(failure).__name__}: {failure}", "", []
+    run.seconds = time.perf_counter() - started
+    return run
+
+
+def _execute(path, executed, parameters, run):
+    run.title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].lstrip("# ")
+    known = papermill.inspect_notebook(path)
+    try:
         papermill.execute_notebook(
             path,
             executed,
             {name: value for name, value in parameters.items() if name in known},
             kernel_name="python3",
-            cwd=path.parent,
+            resources={"metadata": {"path": str(path.parent)}},  # where the kernel starts
             progress_bar=False,
             extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what a kernel says of itself
         )
     except papermill.PapermillExecutionError as failure:
         run.error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"
-    except Exception as failure:  # a dead kernel, a broken file: this notebook's trouble alone
-        run.error = f"{type(failure).__name__}: {failure}"
-    run.seconds = time.perf_counter() - started
-    if executed.exists():
-        notebook = nbformat.read(executed, as_version=4)
-        page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
-        run.page = f"{path.stem}.html"
-        (out / run.page).write_text(page, encoding="utf-8")
-        run.figures = _save_figures(notebook, out, path.stem)
-    return run
+    except nbclient.exceptions.DeadKernelError as failure:
+        run.error = f"DeadKernelError: {failure}"
+
+
+def _show(folder, run):
+    """Write the page and figures of an executed notebook beside it."""
+    notebook = nbformat.read(folder / f"{run.name}.ipynb", as_version=4)
+    page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+    (folder / f"{run.name}.html").write_text(page, encoding="utf-8")
+    run.figures = _save_figures(notebook, folder, run.name)
+    run.page = f"{run.name}.html"
 
 
 def run_all(paths: list[Path], out: Path, parameters: dict, jobs: int = 1) -> list[Run]:
-    """Execute notebooks, ``jobs`` at a time, with a progress bar; return the runs in order."""
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    os.environ["CAM_HELPERS_OUTPUT"] = str(out.resolve())  # for the notebooks' own files
-    runs = {}
-    clean = multiprocessing.get_context("spawn")  # a fork of a process that runs TensorFlow may die
-    with ProcessPoolExecutor(jobs, clean) as pool, tqdm(total=len(paths), unit="notebook") as bar:
-        waiting = {pool.submit(run_notebook, path, out, parameters): path for path in paths}
+    """Execute notebooks, ``jobs`` at a time, with a progress bar; return the runs in order.
+
+    However it ends, no kernel is left. OSError if another run is at work in ``out``.
+    """
+    runs, stopped, others = {}, threading.Event(), set(psutil.Process().children())
+    with (
+        writing.only_one(out),
+        writing.stoppable(
+            lambda: f"after {len(runs)} of {len(paths)} notebooks, which are whole: run all again."
+        ),
+        tqdm(total=len(paths), unit="notebook") as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        os.environ["CAM_HELPERS_OUTPUT"] = str(out.resolve())  # for the notebooks' own files
+        waiting = {
+            pool.submit(run_notebook, path, out, parameters, stopped): path for path in paths
+        }
         bar.set_description(paths[0].stem)
-        for done in as_completed(waiting):
-            run = runs[waiting[done]] = done.result()
-            bar.write(f"{run.name}  {run.seconds:.0f} s  {'FAILED' if run.error else 'ok'}")
-            left = [path for future, path in waiting.items() if not future.done()]
-            bar.set_description(left[0].stem if left else "done")
-            bar.update()
+        try:
+            for done in as_completed(waiting):
+                run = runs[waiting[done]] = done.result()
+                bar.write(f"{run.name}  {run.seconds:.0f} s  {'FAILED' if run.error else 'ok'}")
+                left = [path for future, path in waiting.items() if not future.done()]
+                bar.set_description(left[0].stem if left else "done")
+                bar.update()
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            while any(future.running() for future in waiting):
+                _kill(set(psutil.Process().children()) - others)
+                time.sleep(0.1)
     return [runs[path] for path in paths]
+
+
+def _kill(kernels):
+    """End kernels, which no Ctrl-C reaches in their own sessions, and what they started."""
+    for kernel in kernels:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in (*kernel.children(recursive=True), kernel):
+                process.kill()
 
 
 def index_page(runs: list[Run]) -> str:
@@ -112,8 +157,10 @@ def index_page(runs: list[Run]) -> str:
             f"<figcaption>{html.escape(heading)}</figcaption></figure>"
             for file, heading in run.figures
         )
+        title = html.escape(run.title)
+        title = f'<a href="{run.page}">{title}</a>' if run.page else title
         sections.append(
-            f'<h2>{run.name[:2]} <a href="{run.page}">{html.escape(run.title)}</a> '
+            f"<h2>{run.name[:2]} {title} "
             f"<small>{run.seconds:.0f} s</small></h2>{error}<div>{pictures}</div>"
         )
     return _PAGE.replace("SECTIONS", "\n".join(sections))
@@ -137,6 +184,7 @@ SECTIONS
 def _save_figures(notebook, out, name):
     """Write each picture to a file; return the files with the headings that they stand under."""
     figures, heading = [], ""
+    (out / "figures").mkdir()
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             headings = [line for line in cell.source.splitlines() if line.startswith("#")]
@@ -161,12 +209,18 @@ def main(only: tuple[str, ...], full: bool, jobs: int, out: Path) -> None:
         paths = find_notebooks(ROOT / "notebooks", only)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    runs = run_all(paths, out, {"train": True} if full else {}, jobs)
-    (out / "index.html").write_text(index_page(runs), encoding="utf-8")
+    try:
+        runs = run_all(paths, out, {"train": True} if full else {}, jobs)
+        failed = [run for run in runs if run.error]
+        for run in failed:
+            click.echo(f"{run.name} failed: {run.error}", err=True)
+        with writing.whole(out / "index.html") as page:
+            page.write(index_page(runs).encode())
+    except KeyboardInterrupt:
+        raise SystemExit(writing.INTERRUPTED) from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"{out / 'index.html'}: {sum(len(run.figures) for run in runs)} figures")
-    failed = [run for run in runs if run.error]
-    for run in failed:
-        click.echo(f"{run.name} failed: {run.error}", err=True)
     raise SystemExit(1 if failed else 0)
 
 
