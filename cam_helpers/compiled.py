@@ -90,7 +90,9 @@ def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
     """Return a compiled (images, class_index) -> maps (batch, h, w, k), scores, classes."""
 
     def as_they_are(feature_maps, scores, classes):
-        return tf.cast(feature_maps, tf.float32), scores, classes
+        score = tf.gather(scores, classes, batch_dims=1)
+        known = tf.math.is_finite(score)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        return tf.where(known, tf.cast(feature_maps, tf.float32), np.nan), scores, classes
 
     return _at_layer(model, layer, as_they_are, ("feature maps",))
 
@@ -143,7 +145,8 @@ def two_sided(scores: tf.Tensor) -> tf.Tensor:
 
 def chosen_classes(scores: tf.Tensor, class_index: tf.Tensor) -> tf.Tensor:
     """Return (batch,) int32: the class asked for, or the top class for ``TOP_CLASS``."""
-    top = tf.argmax(scores, axis=1, output_type=tf.int32)
+    known = tf.where(tf.math.is_nan(scores), np.inf, scores)  # NaN is no score to pass over
+    top = tf.argmax(known, axis=1, output_type=tf.int32)
     return tf.where(class_index == TOP_CLASS, top, class_index)
 
 
@@ -154,14 +157,20 @@ def parts(count: int, batch_size: int) -> Iterator[slice]:
 
 
 def probabilities(model: keras.Model, scores: np.ndarray) -> np.ndarray:
-    """Return the probability of each class from a model's :func:`scores` (..., classes)."""
+    """Return the probability of each class from a model's :func:`scores` (..., classes).
+
+    Of exclusive classes it is the softmax; where :func:`layers.is_multi_label`, the sigmoid.
+    """
+    if layers.is_multi_label(model):
+        return softmax(np.stack([np.zeros_like(scores), scores]), axis=0)[1]
     scale = 0.5 if model.outputs[0].shape[1] == 1 else 1  # softmax of ±y/2 is sigmoid of ±y
     return softmax(scale * scores)
 
 
 def softmax(logits: np.ndarray, axis: int = -1) -> np.ndarray:
     """Return the softmax of logits along an axis; no logit is too large for it."""
-    powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    with np.errstate(invalid="ignore"):  # of an infinite logit it is NaN
+        powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return powers / powers.sum(axis=axis, keepdims=True)
 
 
@@ -197,7 +206,8 @@ def _derivative(score, tensor, name, seed=None):
             f"expected a network that can be derived by {name}, received one in which a later step "
             "stops gradients or makes whole numbers: leave that step out."
         )
-    return tf.cast(gradients, tf.float32)
+    known = tf.math.is_finite(score)[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    return tf.where(known, tf.cast(gradients, tf.float32), np.nan)  # else a ReLU may hide it
 
 
 def _network(model):

@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from cam_helpers import compiled
+from cam_helpers.arrays import as_numbers, brief, check_count, check_heatmaps, check_range
 from cam_helpers.backend import keras
-from cam_helpers.checks import ClassIndex, check_count, check_heatmaps, check_request
+from cam_helpers.checks import ClassIndex, check_request
 from cam_helpers.pictures import stretch
 import numpy as np
 from skimage.filters import gaussian
@@ -57,8 +58,7 @@ def deletion(
     model
         Functional or ``Sequential``, one output (batch, classes) of logits; see ``to_logits``. One
         logit counts as two classes: 1 is the logit, 0 its negative. Several make probabilities by
-        a softmax, also where ``to_logits`` has taken off a sigmoid for each: of such a network,
-        with labels that do not exclude each other, give one output at a time.
+        a softmax, or by a sigmoid each where that is what ``to_logits`` has taken off.
     images
         (n, height, width, channels) float, preprocessed as the model wants it.
     heatmaps
@@ -217,7 +217,8 @@ def _seen_through(model, images, heatmaps, class_index, baseline, batch_size):
     """Probabilities of each image's class, in the whole image and seen through the map."""
     images, heatmaps, wanted = _checked(model, images, heatmaps, class_index, batch_size)
     light = stretch(np.maximum(heatmaps, 0))[..., np.newaxis].astype(np.float32)
-    seen = images * light + _baseline(baseline, images) * (1 - light)
+    with np.errstate(over="ignore"):
+        seen = images * light + _baseline(baseline, images) * (1 - light)
     both = (_probabilities(model, each, wanted, batch_size) for each in (images, seen))
     return tuple(both)
 
@@ -240,7 +241,7 @@ def _probabilities(model, images, classes, batch_size):
 def _checked(model, images, heatmaps, class_index, batch_size):
     """Images, finite heatmaps as large as these, and the class of each image."""
     images, wanted = check_request(model, images, class_index, batch_size)
-    heatmaps = np.asarray(heatmaps, np.float64)
+    heatmaps = as_numbers("heatmaps", heatmaps, np.float64)
     if heatmaps.shape != images.shape[:3]:
         raise ValueError(
             f"expected heatmaps {images.shape[:3]}, as large as the images, received "
@@ -264,13 +265,14 @@ def _baseline(baseline, images):
             deviation = BLUR * min(images.shape[1:3])
             return np.stack([gaussian(each, deviation, channel_axis=-1) for each in images])
     else:
-        with suppress(TypeError, ValueError):
-            values = np.asarray(baseline, np.float32)
+        with suppress(ValueError):
+            values = as_numbers("baseline", baseline, np.float32)
             if np.isfinite(values).all():
+                check_range("a baseline", values, power=2)
                 return np.broadcast_to(values, images.shape)
     is_array = isinstance(baseline, np.ndarray)
     raise ValueError(
         "expected a baseline 'zeros', 'blur' or 'mean', one value, or an array that broadcasts to "
         f"{images.shape}, all finite, received "
-        f"{f'an array {baseline.shape}' if is_array else repr(baseline)}."
+        f"{f'an array {baseline.shape}' if is_array else brief(baseline)}."
     )

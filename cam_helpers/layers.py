@@ -7,6 +7,7 @@ activations that ``keras.ops`` leaves in a network are no layers but have names,
 from collections.abc import Iterator, Sequence
 import weakref
 
+from cam_helpers.arrays import brief
 from cam_helpers.backend import keras, tf
 import numpy as np
 
@@ -35,8 +36,14 @@ AFTER_THE_MAPS = (
     "Cropping2D",
     "UpSampling2D",
 )
+SAVED_MODEL = (
+    ", a SavedModel, which keeps the computation but no layers: save the model as .keras, or build "
+    "it in code and load its weights."
+)
 
 _LOGITS = weakref.WeakKeyDictionary()  # model -> what to_logits made of it
+_MULTI_LABEL = weakref.WeakSet()  # of these, those that had a sigmoid for each of several labels
+_CONTRASTS = weakref.WeakKeyDictionary()  # model -> what to_contrast made of it, by graph and pair
 
 
 def nodes(model: keras.Model) -> Iterator:
@@ -67,7 +74,7 @@ def graph_of(model: keras.Model) -> keras.Model:
         raise ValueError(
             f"expected a functional model, or a Sequential one with an Input, received "
             f"{type(model).__name__} '{model.name}', which has no graph: rebuild it as "
-            "keras.Model(inputs, outputs)."
+            "keras.Model(x, model.call(x)) of x = keras.Input(shape)."
         )
     return graph
 
@@ -121,6 +128,8 @@ def explainable_layer(model: keras.Model) -> str:
             found = operation.name
         convolved |= found is not None
     if found is None:
+        if _is_saved_model(model):
+            raise ValueError(f"expected a model with layers, received '{model.name}'{SAVED_MODEL}")
         shapes = [f"'{node.operation.name}' {node.outputs[0].shape}" for node in nodes(model)]
         raise ValueError(
             f"expected a convolution with an output (batch, height, width, maps) in "
@@ -139,7 +148,8 @@ def full_path(model: keras.Model, layer: str) -> str:
     """
     if not isinstance(layer, str):
         raise ValueError(
-            f"expected a layer by name or path, received {layer!r}: pass layer.name of the layer."
+            f"expected a layer by name or path, received {brief(layer)}: pass layer.name of the "
+            "layer."
         )
     name, _, rest = layer.partition("/")
     named = [node.operation for node in nodes(model) if node.operation.name == name]
@@ -199,7 +209,7 @@ def cut(model: keras.Model, paths: Sequence[str], scores: bool = False) -> keras
     for path in paths:
         name, _, rest = path.partition("/")
         if name not in calls or (rest and not is_nested(calls[name].operation)):
-            raise ValueError(f"layer '{path}' is not in '{model.name}'{_try(model)}")
+            raise ValueError(f"layer {path!r} is not in '{model.name}'{_try(model)}")
         if rest:
             inner.setdefault(name, []).append(rest)
     outputs = {name: node.outputs[0] for name, node in calls.items()}
@@ -234,7 +244,8 @@ def to_logits(model: keras.Model) -> keras.Model:
 
     The activation may belong to a last ``Dense`` or convolution, or be a layer of its own. Every
     layer before it is shared with ``model``, which stays as it is; the last one's weights are
-    copied, at each call anew. A model that ends in logits is returned as it is.
+    copied, at each call anew. A model that ends in logits is returned as it is. Of several labels
+    with a sigmoid each, it is remembered that their probabilities do not add up to 1.
 
     Raises
     ------
@@ -269,12 +280,78 @@ def to_logits(model: keras.Model) -> keras.Model:
             scores = type(each).from_config(each.get_config())(scores)
         logits = keras.Model(graph.inputs[0], scores, name=model.name)
         _LOGITS[model] = weakref.ref(graph), logits, head
+        if activation == "sigmoid" and logits.outputs[0].shape[-1] != 1:
+            _MULTI_LABEL.add(logits)
     _, logits, head = _LOGITS[model]
     if head:
         head.set_weights(operation.get_weights())
     elif is_nested(operation):
         to_logits(operation)  # copies its weights anew
     return logits
+
+
+def is_multi_label(logits: keras.Model) -> bool:
+    """Return whether :func:`to_logits` made a model of one with a sigmoid for each of its labels.
+
+    Of a model that was built with logits nobody can tell; it counts as one of exclusive classes.
+    """
+    return logits in _MULTI_LABEL
+
+
+def to_contrast(model: keras.Model, a: int, b: int) -> keras.Model:
+    """Return a model whose one logit says how much more ``model`` is for class a than for class b.
+
+    The logit of a less that of b, in float32. Every method explains it as it explains a single
+    logit: class 1 is "a rather than b", class 0 "b rather than a", and its probability is that of a
+    where only a and b are possible. Every layer is shared with ``model``, which stays as it is; the
+    same pair gives the same model again.
+
+    Parameters
+    ----------
+    model
+        Functional or ``Sequential``, one output (batch, classes) of logits; see :func:`to_logits`.
+    a, b
+        Two different classes.
+
+    Raises
+    ------
+    ValueError
+        If the model has another output, has no graph or ends in an activation, or if a and b are
+        the same or no classes of it.
+
+    References
+    ----------
+    Prabhushankar et al. 2020, https://arxiv.org/abs/2008.00178, asks a map "why a rather than b".
+    Notebook 10.
+    """
+    activation, graph = final_activation(model), graph_of(model)
+    shape = graph.outputs[0].shape
+    if activation is not None:
+        raise ValueError(
+            f"expected a model that returns logits, received '{model.name}', which ends in "
+            f"{activation}: contrast models.to_logits(model)."
+        )
+    if len(shape) != 2 or shape[1] is None or shape[1] < 2:
+        raise ValueError(
+            f"expected a model with two logits (batch, classes) or more, received '{model.name}' "
+            f"with {shape}: a single logit is a contrast already, of class 1 with class 0."
+        )
+    for name, value in (("a", a), ("b", b)):
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or not 0 <= value < shape[1]:
+            raise ValueError(
+                f"expected {name} as an integer from 0 to {shape[1] - 1}, received {value!r}: "
+                f"'{model.name}' has {shape[1]} classes."
+            )
+    if a == b:
+        raise ValueError(f"expected two different classes, received {a} twice: choose another b.")
+    made, key = _CONTRASTS.setdefault(model, {}), (int(a), int(b))
+    if key not in made or made[key][0]() is not graph:  # Sequential may be rebuilt
+        logits = keras.ops.cast(graph.outputs[0], "float32")
+        contrast = logits[:, a : a + 1] - logits[:, b : b + 1]
+        contrast = keras.Model(graph.inputs[0], contrast, name=f"{model.name}_{a}_or_{b}")
+        made[key] = weakref.ref(graph), contrast
+    return made[key][1]
 
 
 def final_activation(model: keras.Model) -> str | None:
@@ -359,8 +436,14 @@ def _has_place(shape):
     return len(shape) == 4 and 1 not in shape[1:3]
 
 
+def _is_saved_model(model):
+    return any(isinstance(node.operation, keras.layers.TFSMLayer) for node in nodes(model))
+
+
 def _try(model):
     paths = map_layers(model)
+    if not paths and _is_saved_model(model):
+        return SAVED_MODEL
     if not paths:
         return ": no layer of it has a map."
     listed = ", ".join(f"'{path}'" for path in paths[-8:])

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from cam_helpers import data
+from cam_helpers import data, writing
 from cam_helpers.backbones import Backbone, load_backbone
 from cam_helpers.backend import keras
-from cam_helpers.layers import explainable_layer, to_logits
+from cam_helpers.layers import explainable_layer, to_contrast, to_logits
+from cam_helpers.model_files import load_model
 from cam_helpers.receptive_field import receptive_field, receptive_fields
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "load_backbone",
     "load_fashion_cnn",
     "load_fashion_cnn_log",
+    "load_model",
     "receptive_field",
     "receptive_fields",
     "save_fashion_cnn",
+    "to_contrast",
     "to_logits",
 ]
 
@@ -91,11 +94,11 @@ def load_fashion_cnn_log() -> dict:
 def save_fashion_cnn(model: keras.Model, log: dict, folder: str | Path) -> None:
     """Save the weights of a :func:`fashion_cnn`, without the optimizer's state, and their log.
 
-    Weights alone load in every Keras from 3.13 on; a whole model saved by 3.15 does not.
+    Weights alone load in every Keras from 3.13 on; a whole model saved by 3.15 does not. What was
+    there stays until both are whole; OSError says why they cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    bare = fashion_cnn()
+    bare, folder = fashion_cnn(), Path(folder)
     bare.set_weights(model.get_weights())
-    bare.save_weights(folder / WEIGHTS)
-    (folder / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
+    with writing.together(folder) as hidden, writing.explained(folder / WEIGHTS):
+        writing.save_weights(bare, hidden / WEIGHTS)
+        (hidden / LOG).write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")

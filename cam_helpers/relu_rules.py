@@ -78,10 +78,11 @@ def applied(rule: Rule) -> Iterator[None]:
                 f"expected ReLU or ReLU6 as activation, received {received} in '{each.name}': the "
                 "rule knows no gate for it; use the plain gradient, as saliency does."
             )
+    unreached = {*names, *BENT.split(), "IdentityN"}
     for function in graph.as_graph_def().library.function:
-        if names.keys() & {node.op for node in function.node_def}:
+        if unreached & {node.op for node in function.node_def}:
             raise ValueError(
-                "expected layers without a tf.function of their own around a ReLU, received "
+                "expected layers without a tf.function of their own around an activation, received "
                 f"'{function.signature.name}': the rule does not reach into it; take @tf.function "
                 "off the layer."
             )

@@ -3,7 +3,7 @@
 import gc
 import weakref
 
-from cam_helpers import layers, models
+from cam_helpers import cams, compiled, diagnosis, faithfulness, gradients, layers, models, once
 from cam_helpers.backend import keras, tf
 import numpy as np
 import pytest
@@ -277,6 +277,80 @@ def test_head_weights_are_those_of_the_dense():
     assert layers.head_weights(nested, "backbone/inner_last").shape == (6, 5)
 
 
+def logit_net():
+    keras.utils.set_random_seed(0)
+    return conv_net(L.Flatten(), L.Dense(5, name="logits"))
+
+
+def test_a_contrast_is_the_difference_of_two_logits():
+    model = logit_net()
+    contrast, logits = models.to_contrast(model, 3, 1), model(images()).numpy()
+    np.testing.assert_allclose(contrast(images())[:, 0], logits[:, 3] - logits[:, 1], atol=1e-6)
+    assert contrast.output_shape == (None, 1)
+    slopes = [gradients.saliency(model, images(), k) for k in (3, 1)]
+    found = gradients.saliency(contrast, images(), 1)
+    np.testing.assert_allclose(found, slopes[0] - slopes[1], atol=1e-6)
+    np.testing.assert_array_equal(gradients.saliency(contrast, images(), 0), -found)
+
+
+@pytest.mark.parametrize("method", [cams.grad_cam, cams.hires_cam])
+def test_a_contrastive_map_is_the_difference_of_the_maps_before_their_relu(method):
+    model = logit_net()
+    kernel = model.get_layer("logits").kernel.numpy().reshape(3, 3, 4, 5)[..., [3, 1]]
+    if method is cams.grad_cam:
+        kernel = np.broadcast_to(kernel.mean(axis=(0, 1), keepdims=True), kernel.shape)
+    maps = np.einsum("bhwk,hwkc->bhwc", layers.split(model, "pool")(images())[0], kernel)
+    expected = maps[..., 0] - maps[..., 1]
+    assert expected.min() < -1e-3
+    assert expected.max() > 1e-3
+    contrast = models.to_contrast(model, 3, 1)
+    for class_index, sign in ((1, 1), (0, -1)):
+        found = method(contrast, images(), class_index, layer="pool")
+        np.testing.assert_allclose(found, np.maximum(sign * expected, 0), atol=1e-6)
+
+
+def test_every_tool_takes_a_contrast_as_a_single_logit():
+    model = logit_net()
+    contrast, logits = models.to_contrast(model, 3, 1), model(images()).numpy()
+    among_two = np.exp(logits[:, 3]) / (np.exp(logits[:, 3]) + np.exp(logits[:, 1]))
+    curve = faithfulness.deletion(contrast, images(), images()[..., 0], 1)
+    np.testing.assert_allclose(curve.probabilities[:, 0], among_two, atol=1e-6)
+    assert models.to_logits(contrast) is contrast
+    assert layers.explainable_layer(contrast) == "relu"
+    assert not diagnosis.diagnose(contrast, images(), 1)
+    assert gradients.guided_backprop(contrast, images(), 1).any()
+    assert cams.score_cam(contrast, images(), 1).shape == (2, 6, 6)
+
+
+def test_a_contrast_is_made_once_and_goes_with_its_model():
+    model = logit_net()
+    contrast = models.to_contrast(model, np.int64(3), 1)
+    assert models.to_contrast(model, 3, 1) is contrast
+    assert models.to_contrast(model, 1, 3) is not contrast
+    cams.grad_cam(contrast, images(), 1)
+    made = dict(once._MADE[contrast][1])
+    cams.grad_cam(models.to_contrast(model, 3, 1), images(), 1)
+    assert once._MADE[contrast][1] == made
+    model.get_layer("logits").kernel.assign(2 * model.get_layer("logits").kernel)
+    logits = model(images()).numpy()
+    np.testing.assert_allclose(contrast(images())[:, 0], logits[:, 3] - logits[:, 1], atol=1e-6)
+    held = weakref.ref(model), weakref.ref(contrast)
+    del model, contrast, made
+    gc.collect()  # the model
+    gc.collect()  # what was kept for it
+    assert [each() for each in held] == [None, None]
+
+
+def test_a_contrast_of_a_sequential_that_was_rebuilt_is_made_anew():
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3), L.Flatten(), L.Dense(3)])
+    before = models.to_contrast(model, 0, 1)
+    model.add(L.Dense(4))
+    after = models.to_contrast(model, 0, 1)
+    assert after is not before
+    logits = model(images()).numpy()
+    np.testing.assert_allclose(after(images())[:, 0], logits[:, 0] - logits[:, 1], atol=1e-6)
+
+
 def subclassed():
     class Own(keras.Model):
         def call(self, inputs):
@@ -326,7 +400,7 @@ ERRORS = {
     "subclassed": (
         lambda: layers.explainable_layer(subclassed()),
         "expected a functional model, or a Sequential one with an Input, received Own 'own', "
-        "which has no graph: rebuild it as keras.Model(inputs, outputs).",
+        "which has no graph: rebuild it as keras.Model(x, model.call(x)) of x",
     ),
     "never built": (
         lambda: layers.to_logits(keras.Sequential([L.Dense(3)], name="bare")),
@@ -336,6 +410,28 @@ ERRORS = {
         lambda: layers.to_logits(conv_net(L.Flatten(), L.Dense(5, activation="tanh"))),
         "expected a model that ends in softmax, sigmoid or logits, received 'net', which ends in "
         "tanh: give its last layer activation=None.",
+    ),
+    "a contrast of probabilities": (
+        lambda: layers.to_contrast(conv_net(), 0, 1),
+        "expected a model that returns logits, received 'net', which ends in softmax: contrast "
+        "models.to_logits(model).",
+    ),
+    "a contrast of one class": (
+        lambda: layers.to_contrast(logit_net(), 2, 2),
+        "expected two different classes, received 2 twice: choose another b.",
+    ),
+    "a contrast out of range": (
+        lambda: layers.to_contrast(logit_net(), 2, 5),
+        "expected b as an integer from 0 to 4, received 5: 'net' has 5 classes.",
+    ),
+    "a contrast of names": (
+        lambda: layers.to_contrast(logit_net(), "cat", 5),
+        "expected a as an integer from 0 to 4, received 'cat': 'net' has 5 classes.",
+    ),
+    "a contrast of one logit": (
+        lambda: layers.to_contrast(conv_net(L.Flatten(), L.Dense(1)), 1, 0),
+        "expected a model with two logits (batch, classes) or more, received 'net' with (None, 1): "
+        "a single logit is a contrast already, of class 1 with class 0.",
     ),
     "two outputs": (
         lambda: layers.to_logits(two_outputs()),
@@ -351,3 +447,34 @@ def test_errors_say_what_there_is(case):
     with pytest.raises(ValueError, match=r".+") as error:
         call()
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "multi_label"),
+    [
+        ([L.Dense(3, activation="sigmoid")], True),
+        ([L.Dense(3), L.Activation("sigmoid")], True),
+        ([keras.Sequential([keras.Input((4,)), L.Dense(3, activation="sigmoid")])], True),
+        ([L.Dense(1, activation="sigmoid")], False),
+        ([L.Dense(3, activation="softmax")], False),
+        ([L.Dense(3)], False),
+    ],
+    ids=["sigmoids", "layer of sigmoids", "nested", "one sigmoid", "softmax", "logits"],
+)
+def test_labels_with_a_sigmoid_each_have_probabilities_of_their_own(head, multi_label):
+    inputs = keras.Input((6, 6, 1))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3)(inputs))
+    for layer in head:
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    logits = layers.to_logits(model)
+    assert layers.is_multi_label(logits) == multi_label
+    images = np.random.default_rng(0).normal(size=(2, 6, 6, 1)).astype(np.float32)
+    scores = compiled.scores(logits)(images).numpy()
+    if layers.final_activation(model) and x.shape[1] > 1:
+        found = compiled.probabilities(logits, scores)
+        np.testing.assert_allclose(found, model(images), rtol=1e-5)
+    huge = np.array([[-1e4, 0, 1e4]])
+    expected = [[0, 0.5, 1]] if multi_label else [[0, 0, 1]]
+    if x.shape[1] > 1:
+        np.testing.assert_array_equal(compiled.probabilities(logits, huge), expected)

@@ -219,14 +219,16 @@ def test_every_smooth_activation_of_keras_has_a_name_that_is_refused():
         assert relu_rules._refused(tensor._keras_history.operation), name
 
 
-def test_a_relu_in_a_function_of_its_own_is_refused_as_the_rule_does_not_reach_it():
+@pytest.mark.parametrize("activation", [tf.nn.relu, tf.nn.tanh, tf.nn.silu])
+def test_an_activation_in_a_function_of_its_own_is_refused_as_no_rule_reaches_it(activation):
     class Compiled(L.Layer):
         @tf.function
         def call(self, x):
-            return tf.nn.relu(x)
+            return activation(x)
 
     model, row = explained(Compiled()), np.array(X, np.float32).reshape(1, *ROW)
-    assert saliency(model, row, 0).ravel().tolist() == RELU["backprop"]
+    if activation is tf.nn.relu:
+        assert saliency(model, row, 0).ravel().tolist() == RELU["backprop"]
     for method in (deconvnet, guided_backprop):
         with pytest.raises(
             ValueError, match=r"'.*call.*': the rule does not reach into it; take @"
