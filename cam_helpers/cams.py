@@ -8,8 +8,9 @@ unit of the score, neither resized nor scaled: ``plots.place`` puts it on the im
 from typing import Literal
 
 from cam_helpers import compiled, layers
+from cam_helpers.arrays import brief
 from cam_helpers.backend import keras, tf
-from cam_helpers.checks import ClassIndex, check_count, check_request
+from cam_helpers.checks import ClassIndex, check_count, check_finite, check_request
 from cam_helpers.once import once
 from cam_helpers.placement import Placement, interpolations
 from cam_helpers.receptive_field import field_of
@@ -57,7 +58,7 @@ def cam(
     for part in compiled.parts(len(images), batch_size):
         feature_maps, _, chosen = run(images[part], wanted[part])
         heatmaps.append(np.einsum("bhwk,kb->bhw", feature_maps, weights[:, chosen.numpy()]))
-    return np.concatenate(heatmaps)
+    return check_finite(model, np.concatenate(heatmaps))
 
 
 def grad_cam(
@@ -95,7 +96,8 @@ def grad_cam(
     Raises
     ------
     ValueError
-        If the model ends in softmax or sigmoid, or images, classes or layer do not fit it.
+        If the model ends in softmax or sigmoid, if images, classes or layer do not fit it, or if it
+        makes NaN or infinity of them.
 
     References
     ----------
@@ -264,7 +266,8 @@ def score_cam(
     """
     if weighting not in ("probability", "increase", "softmax"):
         raise ValueError(
-            f"expected weighting 'probability', 'increase' or 'softmax', received {weighting!r}."
+            "expected weighting 'probability', 'increase' or 'softmax', received "
+            f"{brief(weighting)}."
         )
     if max_maps is not None:
         check_count("max_maps", max_maps)
@@ -295,7 +298,7 @@ def score_cam(
             nothing = score(image, np.zeros_like(feature_maps[:1]), rows, columns).numpy()
             weights = weights - compiled.probabilities(model, nothing)[0, chosen]
         heatmaps.append(np.maximum(np.einsum("k,khw->hw", weights, feature_maps), 0))
-    return np.stack(heatmaps).astype(np.float32)
+    return check_finite(model, np.stack(heatmaps).astype(np.float32))
 
 
 def layer_path(model: keras.Model, layer: str | None) -> str:
@@ -308,8 +311,9 @@ def layer_path(model: keras.Model, layer: str | None) -> str:
 def _masks_to_try(feature_maps, rows, columns, max_maps):
     """Indices of the maps that are not constant where shown, or of the most varied of them."""
     shown = feature_maps[:, rows.any(axis=0)][:, :, columns.any(axis=0)]
-    used = np.flatnonzero(np.ptp(shown, axis=(1, 2)) > 0)
-    deviation = feature_maps[used].std(axis=(1, 2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        used = np.flatnonzero(np.ptp(shown, axis=(1, 2)) != 0)  # NaN, too, comes to light this way
+        deviation = np.nan_to_num(feature_maps[used].std(axis=(1, 2)), nan=np.inf)
     return np.sort(used[np.argsort(-deviation, kind="stable")[:max_maps]])
 
 
@@ -317,7 +321,8 @@ def _from_gradients(formula, model, images, class_index, layer, batch_size, **op
     layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
     run = compiled.gradient_map(model, layer, formula, **options)
     parts = compiled.parts(len(images), batch_size)
-    return np.concatenate([run(images[part], wanted[part]).numpy() for part in parts])
+    heatmaps = [run(images[part], wanted[part]).numpy() for part in parts]
+    return check_finite(model, np.concatenate(heatmaps))
 
 
 def _checked(model, images, class_index, layer, batch_size):

@@ -4,8 +4,9 @@ Each is called as the methods are, with model, images and class. It looks at no 
 class, and returns (batch, height, width) float32, at least 0, as large as the images.
 """
 
+from cam_helpers.arrays import check_count, check_number
 from cam_helpers.backend import keras
-from cam_helpers.checks import ClassIndex, check_count, check_number, check_request
+from cam_helpers.checks import ClassIndex, check_finite, check_request
 from cam_helpers.placement import place
 import numpy as np
 from skimage.filters import sobel
@@ -69,7 +70,8 @@ def centred_gaussian(
     bumps = []
     for pixels in images.shape[1:3]:
         distance = (np.arange(pixels) - (pixels - 1) / 2) / (width * pixels)
-        bumps.append(np.exp(-(distance**2) / 2))
+        with np.errstate(over="ignore"):
+            bumps.append(np.exp(-(distance**2) / 2))
     bump = np.outer(*bumps).astype(np.float32)
     return np.repeat(bump[np.newaxis], len(images), axis=0)
 
@@ -85,4 +87,6 @@ def edges(model: keras.Model, images: np.ndarray, class_index: ClassIndex = None
     an explanation. Notebook 09.
     """
     images, _ = check_request(model, images, class_index, 1)
-    return np.stack([sobel(each) for each in images.mean(axis=-1)]).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        maps = np.stack([sobel(each) for each in images.mean(axis=-1)])
+    return check_finite(model, maps.astype(np.float32))

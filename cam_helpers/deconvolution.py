@@ -3,8 +3,17 @@
 from collections.abc import Sequence
 
 from cam_helpers import compiled, layers
+from cam_helpers.arrays import brief
 from cam_helpers.backend import keras
-from cam_helpers.checks import check_count, check_each, check_images, check_input
+from cam_helpers.checks import (
+    check_count,
+    check_each,
+    check_finite,
+    check_images,
+    check_input,
+    check_size,
+    check_weights,
+)
 from cam_helpers.once import once
 from cam_helpers.relu_rules import RULES, Rule, check_relus
 import numpy as np
@@ -50,7 +59,8 @@ def deconvolve(
     Raises
     ------
     ValueError
-        If images, layer or map do not fit the model, for another rule, and with a rule that is not
+        If images, layer or map do not fit the model, if it makes NaN or infinity of them, for
+        another rule, and with a rule that is not
         the gradient for an activation that is no ReLU.
 
     References
@@ -59,14 +69,17 @@ def deconvolve(
     """
     check_count("batch_size", batch_size)
     if rule not in RULES:
-        raise ValueError(f"expected one of {', '.join(RULES)}, received {rule!r}.")
+        raise ValueError(f"expected one of {', '.join(RULES)}, received {brief(rule)}.")
     check_input(model)
+    check_weights(model)
     images = check_images(model, images)
     path = layers.full_path(model, layer)
+    check_size(model, images.shape, [path])
     maps = once(model, ("maps of", path), lambda: layers.split(model, path).outputs[0].shape[-1])
     if rule != "backprop":  # what comes after the layer is none of its business
         once(model, ("relus", path), lambda: check_relus(layers.cut(model, [path])))
     wanted = check_each("map_index", map_index, len(images), maps)
     run = compiled.peak_gradients(model, path, rule)
     parts = compiled.parts(len(images), batch_size)
-    return np.concatenate([run(images[part], wanted[part]).numpy() for part in parts])
+    patterns = [run(images[part], wanted[part]).numpy() for part in parts]
+    return check_finite(model, np.concatenate(patterns))

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 
 from cam_helpers import compiled, layers
+from cam_helpers.arrays import brief, check_count, check_number, check_range
 from cam_helpers.backend import keras, tf
 from cam_helpers.checks import (
-    check_count,
+    check_finite,
     check_input,
     check_logits,
     check_maps,
     check_model,
-    check_number,
+    check_size,
+    check_weights,
 )
 from cam_helpers.once import once
 import numpy as np
@@ -98,13 +100,15 @@ def maximize_activation(
         "l2": l2,
     }.items():
         check_number(name, value)
-    if not isinstance(jitter, int | np.integer) or jitter < 0:
-        raise ValueError(f"expected jitter in whole pixels, 0 or more, received {jitter!r}.")
+        check_range(name, np.array(value))
+    if not isinstance(jitter, int | np.integer) or not 0 <= jitter < 2**30:
+        raise ValueError(f"expected jitter in whole pixels, 0 or more, received {brief(jitter)}.")
     shape = _picture_shape(model, size)
     path, count = _layer_and_maps(model, layer)
+    check_size(model, (None, *shape), [path] if path else [])
     maps = check_maps(maps, count, layer or "class scores")
     colours, offset = _affine(preprocess, shape)
-    rng = np.random.default_rng(seed)
+    rng, jitter = np.random.default_rng(seed), int(jitter)
     noise = rng.uniform(GREY - 0.1, GREY + 0.1, shape).astype(np.float32)
     moves = rng.integers(-jitter, jitter, (steps, 2), np.int32, endpoint=True)
     ascend = once(model, ("ascend", path), lambda: _ascent(model, path))
@@ -117,7 +121,7 @@ def maximize_activation(
                 u = ascend(u, maps[part], moves[some], colours, offset, np.float32(weights))
                 bar.update(len(moves[some]))
             pictures.append(u.numpy())
-    return np.concatenate(pictures)
+    return check_finite(model, np.concatenate(pictures))
 
 
 def _ascent(model, path):
@@ -170,6 +174,7 @@ def _layer_and_maps(model, layer):
 
 def _picture_shape(model, size):
     check_input(model)
+    check_weights(model)
     *wanted, channels = layers.graph_of(model).inputs[0].shape[1:]
     if channels not in (1, 3):
         raise ValueError(

@@ -9,8 +9,9 @@ the pixel or, where its text says so, in the unit of the score. For a picture in
 from collections.abc import Iterator
 
 from cam_helpers import cams, compiled
+from cam_helpers.arrays import as_numbers, brief, check_count, check_number, check_range
 from cam_helpers.backend import keras
-from cam_helpers.checks import ClassIndex, check_count, check_number, check_request
+from cam_helpers.checks import ClassIndex, check_finite, check_request
 from cam_helpers.once import once
 from cam_helpers.placement import Placement, place
 from cam_helpers.receptive_field import field_of
@@ -51,7 +52,8 @@ def saliency(
     Raises
     ------
     ValueError
-        If the model ends in softmax or sigmoid, or images or classes do not fit it.
+        If the model ends in softmax or sigmoid, if images or classes do not fit it, or if it makes
+        NaN or infinity of them.
 
     References
     ----------
@@ -102,6 +104,7 @@ def deconvnet(
     return _sent_back("deconvnet", model, images, class_index, batch_size)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused in the end
 def smooth_grad(
     model: keras.Model,
     images: np.ndarray,
@@ -151,6 +154,7 @@ def smooth_grad(
     check_count("samples", samples)
     check_number("noise", noise)
     images, wanted = check_request(model, images, class_index, batch_size)
+    check_range("noise", np.array(noise * np.ptp(images)), power=2)
     run = compiled.score_gradients(model)
     maps = np.empty(images.shape, np.float32)
     for index, part in _one_by_one(images, progress):
@@ -163,9 +167,10 @@ def smooth_grad(
             gradients, _, _ = run(noisy.astype(np.float32), np.full(size, chosen))
             total += gradients.numpy().sum(axis=0, dtype=np.float64)
         maps[index] = total / samples
-    return maps
+    return check_finite(model, maps)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused in the end
 def integrated_gradients(
     model: keras.Model,
     images: np.ndarray,
@@ -236,7 +241,7 @@ def integrated_gradients(
             slopes.extend(slope)
         tilt = _tilt(np.array(slopes), float(score[0]) - float(floor[0])) if complete else 0
         maps[index] = (1 / steps - tilt * np.mean(slopes)) * sums[0] + tilt * sums[1]
-    return maps
+    return check_finite(model, maps)
 
 
 def guided_grad_cam(
@@ -278,7 +283,8 @@ def guided_grad_cam(
     path, size = cams.layer_path(model, layer), np.shape(images)[1:3]
     heatmaps = place(heatmaps, size, field_of(model, path, size, placement))
     drawing = guided_backprop(model, images, class_index, batch_size=batch_size)
-    return heatmaps[..., np.newaxis] * drawing
+    with np.errstate(over="ignore"):
+        return check_finite(model, heatmaps[..., np.newaxis] * drawing)
 
 
 def _sent_back(rule: Rule, model, images, class_index, batch_size):
@@ -287,7 +293,8 @@ def _sent_back(rule: Rule, model, images, class_index, batch_size):
         once(model, ("relus",), lambda: check_relus(model))
     run = compiled.score_gradients(model, rule)
     parts = compiled.parts(len(images), batch_size)
-    return np.concatenate([run(images[part], wanted[part])[0].numpy() for part in parts])
+    found = [run(images[part], wanted[part])[0].numpy() for part in parts]
+    return check_finite(model, np.concatenate(found))
 
 
 def _one_by_one(images, progress) -> Iterator[tuple[int, slice]]:
@@ -298,14 +305,15 @@ def _one_by_one(images, progress) -> Iterator[tuple[int, slice]]:
 def _baseline(baseline, shape):
     """The baseline as (height, width, channels) float32."""
     try:
-        start = np.broadcast_to(np.asarray(baseline, np.float32), shape)
-    except (TypeError, ValueError) as error:
-        received = np.shape(baseline) or repr(baseline)
+        start = np.broadcast_to(as_numbers("baseline", baseline, np.float32), shape)
+    except ValueError as error:
+        received = getattr(baseline, "shape", ()) or brief(baseline)
         raise ValueError(
             f"expected a baseline as one value or as an image {shape}, received {received}."
         ) from error
     if not np.isfinite(start).all():
         raise ValueError("expected a finite baseline, received NaN or infinite values.")
+    check_range("a baseline", start, power=2)
     return start
 
 
@@ -316,6 +324,8 @@ def _tilt(slopes, difference):
     difference, nearest to equal. Where one would be negative the steps are too few: no tilt. Nor
     where the slopes differ by no more than float32 rounds: dividing by that would blow it up.
     """
+    if not np.isfinite(difference):
+        return np.nan  # comes to light in the map
     off = slopes - slopes.mean()
     if off @ off <= 1e-12 * (slopes @ slopes):
         return 0

@@ -6,7 +6,8 @@ number for each image, and each has a number that chance would reach.
 
 from collections.abc import Sequence
 
-from cam_helpers.checks import check_count, check_each, check_heatmaps
+from cam_helpers.arrays import as_numbers, brief, check_count, check_heatmaps
+from cam_helpers.checks import check_each
 import numpy as np
 
 
@@ -95,8 +96,8 @@ def grid_pointing_game(
     Böhle, Fritz and Schiele 2021, https://arxiv.org/abs/2104.00032, section 4. Notebook 09.
     """
     if np.shape(grid) != (2,):
-        raise ValueError(f"expected a grid (rows, columns), received {grid!r}.")
-    heatmaps, (rows, columns) = np.asarray(heatmaps), grid
+        raise ValueError(f"expected a grid (rows, columns), received {brief(grid)}.")
+    heatmaps, (rows, columns) = as_numbers("heatmaps", heatmaps), grid
     check_count("rows", rows)
     check_count("columns", columns)
     if heatmaps.ndim != 3 or heatmaps.shape[1] % rows or heatmaps.shape[2] % columns:
@@ -111,7 +112,8 @@ def grid_pointing_game(
 
 
 def _checked_masks(heatmaps, masks):
-    heatmaps, masks = np.asarray(heatmaps, np.float64), np.asarray(masks)
+    heatmaps = as_numbers("heatmaps", heatmaps, np.float64)
+    masks = as_numbers("masks", masks)
     if heatmaps.ndim != 3 or masks.shape not in (heatmaps.shape, heatmaps.shape[1:]):
         raise ValueError(
             "expected heatmaps (n, height, width) and masks as large, received "

@@ -1,5 +1,6 @@
 """Arrays made into pictures: each step that changes values on their way to the eye has a name."""
 
+from cam_helpers.arrays import as_numbers, check_number
 import matplotlib
 import numpy as np
 
@@ -9,8 +10,10 @@ def stretch(heatmap: np.ndarray) -> np.ndarray:
 
     Each map loses its height: compare shapes afterwards, not strengths.
     """
+    heatmap = as_numbers("heatmap", heatmap, float)
     top = np.max(heatmap, axis=(-2, -1), keepdims=True)
-    return np.divide(heatmap, top, out=np.array(heatmap, float), where=top > 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite stays so
+        return np.divide(heatmap, top, out=heatmap.copy(), where=top > 0)
 
 
 def superimpose(
@@ -49,7 +52,10 @@ def superimpose(
     ----------
     The comparison figure of notebook 03.
     """
-    photo, heatmap = np.asarray(photo, float), np.asarray(heatmap, float)
+    photo, heatmap = as_numbers("photo", photo, float), as_numbers("heatmap", heatmap, float)
+    check_number("strength", strength)
+    if photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+        raise ValueError(f"expected a photo (height, width, 3), received {photo.shape}.")
     check_size(photo, heatmap)
     for name, values in (("photo", photo), ("heatmap", heatmap)):
         if not (np.min(values) >= 0 and np.max(values) <= 1):
@@ -72,7 +78,7 @@ def largest_channel(gradients: np.ndarray) -> np.ndarray:
     ----------
     Simonyan et al. 2014, https://arxiv.org/abs/1312.6034, section 3.1. Notebook 05.
     """
-    return np.abs(gradients).max(axis=-1)
+    return np.abs(as_numbers("gradients", gradients)).max(axis=-1)
 
 
 def around_grey(gradients: np.ndarray) -> np.ndarray:
@@ -81,8 +87,10 @@ def around_grey(gradients: np.ndarray) -> np.ndarray:
     Each image of (..., height, width, channels) is divided by its own largest absolute value, so
     it loses its height; one that is zero everywhere becomes grey.
     """
+    gradients = as_numbers("gradients", gradients, float)
     top = np.abs(gradients).max(axis=(-3, -2, -1), keepdims=True)
-    return 0.5 + 0.5 * np.divide(gradients, top, out=np.zeros(gradients.shape), where=top > 0)
+    with np.errstate(invalid="ignore"):  # what is not finite stays so
+        return 0.5 + 0.5 * np.divide(gradients, top, out=np.zeros(gradients.shape), where=top > 0)
 
 
 def check_size(image: np.ndarray, heatmap: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from cam_helpers.arrays import as_numbers, brief, check_count
 import numpy as np
 
 
@@ -72,7 +73,7 @@ def place(
     -------
     np.ndarray
         (..., height, width) float32. Outside the centres of all cells it repeats the nearest one:
-        see :func:`is_between_cells`.
+        see :func:`is_between_cells`. NaN stays NaN, and spreads.
 
     Raises
     ------
@@ -83,11 +84,12 @@ def place(
     ----------
     Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields. Notebook 04.
     """
-    heatmap = np.asarray(heatmap, np.float32)
+    heatmap = as_numbers("heatmap", heatmap, np.float32)
     if heatmap.ndim < 2:
         raise ValueError(f"expected a heatmap (..., height, width), received {heatmap.shape}.")
     rows, columns = interpolations(heatmap.shape[-2:], image_size, field)
-    return rows @ heatmap @ columns.T
+    with np.errstate(invalid="ignore"):
+        return rows @ heatmap @ columns.T
 
 
 def interpolations(
@@ -117,14 +119,31 @@ def resolve(
     field: ReceptiveField | Literal["resize"], cells: tuple[int, int], image_size: tuple[int, int]
 ) -> ReceptiveField:
     """Return the field itself, or for ``"resize"`` the one that resizing assumes."""
+    check_pair("cells", cells)
+    check_pair("image_size", image_size)
     if isinstance(field, str) and field == "resize":
         return assumed_by_resizing(cells, image_size)
     if not isinstance(field, ReceptiveField):
         raise ValueError(
-            f"expected a ReceptiveField or 'resize', received {field!r}: "
+            f"expected a ReceptiveField or 'resize', received {brief(field)}: "
             "models.receptive_field(model, layer) gives one."
         )
+    axes = as_numbers("stride and start", [field.stride, field.start])
+    if not (axes.shape == (2, 2) and np.isfinite(axes).all() and axes[0].min() > 0):
+        raise ValueError(f"expected a field with a stride above 0, received {brief(field)}.")
     return field
+
+
+def check_pair(name: str, pair: tuple[int, int]) -> None:
+    """Raise ValueError if it is not two integers of 1 or more."""
+    try:
+        height, width = pair
+        check_count("height", height)
+        check_count("width", width)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected {name} (height, width), 1 or more, received {brief(pair)}."
+        ) from error
 
 
 def patch(
@@ -157,12 +176,12 @@ def patch(
     if image.ndim not in (2, 3) or np.shape(cell) != (2,):
         raise ValueError(
             "expected an image (height, width, channels) and a cell (row, column), received "
-            f"{image.shape} and {cell!r}: give one image and one cell."
+            f"{image.shape} and {brief(cell)}: give one image and one cell."
         )
     if not isinstance(field, ReceptiveField):
         raise ValueError(
-            f"expected a ReceptiveField, received {field!r}: models.receptive_field(model, layer) "
-            "gives one."
+            f"expected a ReceptiveField, received {brief(field)}: "
+            "models.receptive_field(model, layer) gives one."
         )
     seen = np.full((*field.size, *image.shape[2:]), fill, image.dtype)
     inside, whole = [], []

@@ -9,6 +9,7 @@ import inspect
 import re
 from typing import Literal
 
+from cam_helpers.arrays import as_numbers
 from cam_helpers.pictures import around_grey, check_size, largest_channel, stretch, superimpose
 from cam_helpers.placement import ReceptiveField, centres, place
 from IPython import get_ipython
@@ -136,9 +137,15 @@ def overlay(
     Raises
     ------
     ValueError
-        If there is no field, and image and heatmap differ in height or width.
+        If there is no field, and image and heatmap differ in height or width, or if one of them is
+        no picture.
     """
-    image, heatmap = np.squeeze(image), np.asarray(heatmap)
+    image, heatmap = np.squeeze(as_numbers("image", image)), as_numbers("heatmap", heatmap)
+    if image.shape[2:] not in ((), (3,)) or image.ndim < 2 or heatmap.ndim != 2 or not image.size:
+        raise ValueError(
+            "expected an image (height, width[, 1 or 3]) and a heatmap (h, w), received "
+            f"{image.shape} and {heatmap.shape}."
+        )
     low, high = limits or (0, heatmap.max() if heatmap.max() > 0 else 1)
     ax = show_image(image, ax=ax)
     if field is not None:

@@ -2,10 +2,11 @@
 
 from typing import Literal, NamedTuple
 
+from cam_helpers.arrays import brief
 from cam_helpers.backend import keras
 from cam_helpers.layers import graph_of, is_nested, nodes
 from cam_helpers.once import once
-from cam_helpers.placement import Placement, ReceptiveField
+from cam_helpers.placement import Placement, ReceptiveField, check_pair
 
 # Names of classes, as not all of them are public. Outside training none of these moves anything.
 ELEMENTWISE = """
@@ -61,11 +62,16 @@ def receptive_field(
     Araujo, Norris and Sim 2019, https://distill.pub/2019/computing-receptive-fields. Notebook 04.
     """
     places = _places(model, image_size)
+    if not isinstance(layer, str):
+        raise ValueError(
+            f"expected a layer by name or path, received {brief(layer)}: pass layer.name of the "
+            "layer."
+        )
     place = places.get(layer, f"it is not in model '{model.name}'")
     if isinstance(place, str):
         last = [name for name, other in places.items() if not isinstance(other, str)][-8:]
         raise ValueError(
-            f"layer '{layer}' has no receptive field: {place}. The last that have one: "
+            f"layer {layer!r} has no receptive field: {place}. The last that have one: "
             f"{', '.join(last) or 'none'}."
         )
     return _field(place)
@@ -103,7 +109,7 @@ def field_of(
             raise ValueError(f"{error} Or choose placement='resize'.") from error
     raise ValueError(
         "expected placement 'receptive_field', 'resize' or a ReceptiveField, received "
-        f"{placement!r}."
+        f"{brief(placement)}."
     )
 
 
@@ -127,8 +133,10 @@ def _field(axes):
 def _places(model, image_size):
     """Return the place of every layer: two axes, or a string that says how it was lost."""
     inputs, places = [], {}
+    if image_size is not None:
+        check_pair("image_size", image_size)
     for tensor in graph_of(model).inputs:
-        size = image_size or tensor.shape[1:-1]
+        size = tensor.shape[1:-1] if image_size is None else image_size
         if len(tensor.shape) != 4:
             inputs.append(f"'{tensor.name}' is no image")
         elif None in size:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 import random
 
 from cam_helpers import layers
+from cam_helpers.arrays import as_numbers, check_heatmaps
 from cam_helpers.backend import keras
-from cam_helpers.checks import check_heatmaps
 from cam_helpers.pictures import stretch
 import numpy as np
 from scipy.stats import rankdata
@@ -119,14 +119,14 @@ def ssim(heatmaps: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _checked_pair(heatmaps, others):
-    pair = np.asarray(heatmaps, np.float64), np.asarray(others, np.float64)
+    pair = [as_numbers("heatmaps", each, np.float64) for each in (heatmaps, others)]
     if pair[0].shape != pair[1].shape or pair[0].ndim < 2 or not len(pair[0]):
         raise ValueError(
             f"expected two batches of maps (n, ...) of the same shape, received {pair[0].shape} "
             f"and {pair[1].shape}."
         )
     for each in pair:
-        check_heatmaps(each.reshape(len(each), 1, -1))
+        check_heatmaps(each)
     return pair
 
 

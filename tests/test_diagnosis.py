@@ -317,7 +317,7 @@ BROKEN = {
     ),
     "another size": ({"images": lambda: images()[:, 1:]}, "request", "received (4, 11, 10, 3)"),
     "no images": ({"images": lambda: images()[:0]}, "request", "received an empty batch"),
-    "words": ({"images": lambda: "cat.png"}, "request", "received ()"),
+    "words": ({"images": lambda: "cat.png"}, "request", "received text"),
     "class out of range": (
         {"class_index": lambda: 4},
         "request",

@@ -402,6 +402,7 @@ def two_inputs():
             {"step_size": np.nan},
             "expected step_size as a number of 0 or more, rec",
         ),
+        (network, "norm", 0, {"l2": 1e300}, "expected l2 of at most 3.4e+38, received 1e+300: sc"),
         (
             network,
             "norm",
