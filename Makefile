@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(if $(VENV),$(VENV),$(error VENV is empty: name an environment, or leave VENV out))/bin
 ARGS ?=
+CASES ?= 10000
 
 export TF_CPP_MIN_LOG_LEVEL = 3
 
@@ -18,7 +19,8 @@ READY := packages
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit smoke check notebooks bench peers league badges weights lock colab packages
+.PHONY: help run test lint unit smoke check notebooks bench peers league fuzz models audit badges weights lock \
+	colab packages
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -58,6 +60,15 @@ peers: .venv-peers/ready  ## maps and speed next to xplique's, which needs an en
 league: $(READY)  ## measure which maps are true, again; writes data/league.csv and README's table
 	"$(BIN)/python" -m cam_helpers.league $(ARGS)
 
+fuzz: $(READY)  ## 10,000 hostile photos, arrays, requests and models (CASES=1000); make test has a hundred
+	FUZZ_CASES=$(CASES) "$(BIN)/python" -m pytest -n 2 --hypothesis-show-statistics tests/test_fuzz_*.py
+
+models: $(READY)  ## nine networks in five forms each, explained and checked; make test has three
+	OWN_MODELS=all "$(BIN)/python" -m pytest -n 2 tests/test_own_models.py
+
+audit: .venv-audit/ready  ## known weaknesses of the pinned packages (needs the network)
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r requirements.lock
+
 badges: $(READY)  ## write the repository's address into notebooks and README
 	"$(BIN)/python" -m cam_helpers.badges
 
@@ -88,6 +99,11 @@ colab:  ## run the notebooks with Colab's versions, from another folder (Python 
 	$(PYTHON) -m venv --clear .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps xplique==2.0.2
+	@touch $@
+
+.venv-audit/ready:
+	$(PYTHON) -m venv --clear .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	@touch $@
 
 packages:

@@ -110,9 +110,9 @@ class Backbone:
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = odds / odds.sum(axis=1, keepdims=True)
         order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
-        labels = _labels()
+        known = labels()
         return [
-            [(labels.get(str(k), f"class {k}"), float(row[k])) for k in likeliest]
+            [(known.get(int(k), f"class {k}"), float(row[k])) for k in likeliest]
             for row, likeliest in zip(probabilities, order, strict=True)
         ]
 
@@ -172,6 +172,17 @@ def load_backbone(
     return _load(name, None, "random, seed 0")
 
 
+def labels() -> dict[int, str]:
+    """Return ImageNet's label of each class, as Keras lists it; empty where it cannot be had."""
+    name, known_hash = LABELS
+    try:
+        path = fetch.whole_file("models", name, LABELS_URL + name, known_hash, bar=False)
+    except OSError:
+        return {}
+    listed = json.loads(path.read_text("utf-8"))
+    return {int(index): label for index, (_, label) in listed.items()}
+
+
 def _say(name, reason, instead):
     print(f"{name}'s ImageNet weights could not be had ({reason}): {instead}")
 
@@ -206,12 +217,3 @@ def _imagenet_file(name):
     except OSError as error:
         path = fetch.folder("models") / file
         raise OSError(f"{path} is damaged, and {error}" if path.exists() else error) from error
-
-
-def _labels():
-    name, known_hash = LABELS
-    try:
-        path = fetch.whole_file("models", name, LABELS_URL + name, known_hash, bar=False)
-    except OSError:
-        return {}
-    return {k: label for k, (_, label) in json.loads(path.read_text("utf-8")).items()}

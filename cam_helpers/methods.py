@@ -32,6 +32,7 @@ CONTROLS = {
     "edges": controls.edges,
 }
 METHODS = (*CAMS, *AT_THE_PIXELS)
+BY_FUNCTION = {each.__name__: name for name, each in (CAMS | AT_THE_PIXELS).items()}
 
 
 def heatmaps(

@@ -31,6 +31,9 @@ SMALL = {
     "09_doubt_the_map": {"count": 5, "marked_images": 8, "rounds": 4},
     "11_why_is_my_heatmap_wrong": {"samples": ["cat", "espresso"]},
 }
+KINDS = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
+SCRIPT = re.compile(r"<\s*(script|iframe|object|embed|svg)|javascript:|\bon\w+\s*=\s*[\"']", re.I)
+PATH = re.compile(r"(?<![\w:/.])/(home|root|Users|tmp|work|content|var|opt|usr|mnt)/|\b[A-Z]:\\")
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -110,6 +113,31 @@ def test_outputs_are_committed_whole_and_from_real_data(path):
     assert "random weights" not in text
     assert str(ROOT) not in text
     assert "papermill" not in read(path).metadata
+
+
+@each_notebook
+def test_stored_outputs_hold_no_script_and_no_path_of_a_machine(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert set(output.get("data", {})) <= KINDS
+            for text in [output.get("text", ""), *output.get("data", {}).values()]:
+                assert not SCRIPT.search(text)
+                assert not PATH.search(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>x", "< SCRIPT src=x>", "<img onerror='x()'>", "[a](javascript:x)", "<svg>"]
+)
+def test_a_script_would_be_found(text):
+    assert SCRIPT.search(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["/home/me/x.png", "'/tmp/x'", "(/root/.keras)", "in /Users/me", r"C:\Users", "/work/a"]
+)
+def test_a_path_would_be_found(text):
+    assert PATH.search(text)
+    assert not PATH.search("https://keras.io/home/x, a/tmp/b, and/or, 3/usr")
 
 
 @each_notebook
