@@ -206,8 +206,11 @@ def check_size(model: keras.Model, shape: tuple[int, ...], paths: Sequence[str] 
 
     def check():
         network = layers.cut(model, paths) if paths else graph
+        everything = layers.cut(network, layers.map_layers(network))
         try:
-            network.compute_output_shape((None, *shape[1:]))
+            sides = everything.compute_output_shape((None, *shape[1:]))
+            if 0 in keras.tree.flatten(sides):  # Keras 3.13 refuses only what is below 0
+                raise ValueError("Computed output size would be zero")
         except ValueError as error:
             said = str(error).partition("\n")[0].partition(". ")[0]
             raise ValueError(
