@@ -13,7 +13,7 @@ def find_class(wanted: str, labels: Sequence[str]) -> int:
     ----------
     wanted
         A label, as in ``"tabby"``; case, hyphens and underscores do not matter, so ``"tiger cat"``
-        is ``tiger_cat``. Or an index, as in ``"281"``.
+        is ``tiger_cat``. Or an index, as in ``"281"``, which goes before a label that is a number.
     labels
         One for each class, in order.
 
@@ -23,13 +23,9 @@ def find_class(wanted: str, labels: Sequence[str]) -> int:
         If there is no such class; the message has the nearest. If several classes have this label,
         as ImageNet's two cranes do; it has their indices.
     """
-    if wanted.strip().isdecimal():
-        if int(wanted) < len(labels):
-            return int(wanted)
-        raise ValueError(
-            f"expected a class from 0 to {len(labels) - 1}, received {int(wanted)}: there are "
-            f"{len(labels)}."
-        )
+    is_number = wanted.strip().isdecimal()
+    if is_number and int(wanted) < len(labels):
+        return int(wanted)
     for same in (str, _plain):  # "Cardigan" is a dog, "cardigan" is not
         found = [index for index, label in enumerate(labels) if same(label) == same(wanted)]
         if len(found) == 1:
@@ -39,6 +35,11 @@ def find_class(wanted: str, labels: Sequence[str]) -> int:
                 f"expected a label of one class, received '{wanted}', which is that of "
                 f"{' and '.join(map(str, found))}: give the index."
             )
+    if is_number:
+        raise ValueError(
+            f"expected a class from 0 to {len(labels) - 1}, received {int(wanted)}: there are "
+            f"{len(labels)}."
+        )
     near = _nearest(wanted, labels)
     way_out = (
         f"did you mean {' or '.join(repr(name) for name in near)}?"

@@ -3,14 +3,16 @@
 TensorFlow is imported by the commands that need it, so that ``--help`` comes at once.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 import contextlib
 import difflib
 import glob
 import json
+import os
 from pathlib import Path
+import re
 import sys
-from urllib.parse import urlsplit
 
 from cam_helpers import __version__
 import click
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
+NO_FIGURES = (".gif", ".bmp", ".tif", ".tiff", ".eps", ".ps", ".txt", ".json")
 SCALES = ("0..255", "0..1", "-1..1", "caffe", "torch")
 
 safe_mode_option = click.option(
@@ -72,7 +75,6 @@ def main() -> None:
     "--out",
     default="maps",
     show_default=True,
-    type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
     help="Where the figures go.",
 )
@@ -127,15 +129,17 @@ def explain(
             said = {"photo": source}
             try:
                 said |= explaining.explain_file(network, source, names, wanted, how, files[source])
-            except (OSError, ValueError) as error:
+            except Exception as error:  # this photo's trouble alone
+                expected = isinstance(error, OSError | ValueError)
+                kind = "" if expected else f"{type(error).__name__}: "
                 failed += 1
-                said["error"] = " ".join(str(error).split())
-                _say(f"{source}: {said['error']}", sys.stderr)
+                said["error"] = kind + " ".join(str(error).split())
+                _say(f"{source}: {said['error']}", err=True)
             if as_json:
-                _say(json.dumps(said, ensure_ascii=False))
+                _say(json.dumps(said))
             elif "figure" in said:
-                top = said["top"][0]
-                _say(f"{said['figure']}  {top['label']} {top['probability']:.2f}")
+                shown = said["class"]
+                _say(f"{said['figure']}  {shown['label']} {shown['probability']:.2f}")
             done += 1
     raise SystemExit(1 if failed else 0)
 
@@ -181,7 +185,7 @@ def run(arguments: tuple[str, ...]) -> None:
 
 def _sources(photos):
     """Files, addresses and names of samples, each once; folders and patterns opened."""
-    sources = []
+    sources = {}
     for each in photos:
         found = [each]
         if Path(each).is_dir():
@@ -189,37 +193,43 @@ def _sources(photos):
             found = [str(path) for path in inside if path.suffix.lower() in PHOTOS]
         elif glob.has_magic(each) and not Path(each).exists() and "://" not in each:
             found = sorted(path for path in glob.glob(each, recursive=True) if Path(path).is_file())
+        stems = {Path(path).stem for path in found}
+        found = [path for path in found if _of_figure(path) not in stems]  # of an earlier run
         if not found:
             raise click.UsageError(
                 f"expected photos ({', '.join(PHOTOS)}), received '{each}', where there are none."
             )
-        sources += found
-    return list(dict.fromkeys(sources))
+        for source in found:
+            sources.setdefault(os.path.realpath(source), source)
+    return list(sources.values())
+
+
+def _of_figure(path):
+    """The stem of the photo that a figure of this name is of; None if it is no figure's name."""
+    found = re.fullmatch(r"(.+)_maps(_\d+)?", Path(path).stem)
+    return found and found[1]
 
 
 def _figure_files(sources, out):
     """Each photo with the file that its figure goes to: no two share one, and no photo is one."""
-    is_file = bool(out.suffix) and not out.is_dir()
-    if is_file and (out.suffix.lower() not in FIGURES or len(sources) > 1):
+    suffix, folder = Path(out).suffix.lower(), Path(out)
+    is_file = suffix in FIGURES + NO_FIGURES and not folder.is_dir() and not out.endswith("/")
+    if is_file and (suffix not in FIGURES or len(sources) > 1):
         raise click.UsageError(
             f"expected --out as a folder, or for one photo a file ({', '.join(FIGURES)}), received "
-            f"'{out}' for {len(sources)} photos."
+            f"'{out}' for {len(sources)} of them."
         )
-    files = {}
+    files, taken, photos = {}, Counter(), {os.path.realpath(source) for source in sources}
     for source in sources:
-        path = urlsplit(source).path if "://" in source else source
-        stem, number = f"{Path(path).stem or 'photo'}_maps", 1
-        files[source] = out if is_file else out / f"{stem}.png"
-        while list(files.values()).count(files[source]) > 1:
-            number += 1
-            files[source] = out / f"{stem}_{number}.png"
-    for file in files.values():
-        for source in sources:
-            if file.exists() and Path(source).exists() and file.samefile(source):
-                raise click.UsageError(
-                    f"expected --out apart from the photos, received '{out}', where the figure "
-                    f"would replace '{source}'."
-                )
+        stem = Path(re.split(r"[?#]", source)[0] if "://" in source else source).stem or "photo"
+        taken[stem] += 1
+        number = f"_{taken[stem]}" if taken[stem] > 1 else ""
+        files[source] = folder if is_file else folder / f"{stem}_maps{number}.png"
+        if os.path.realpath(files[source]) in photos:
+            raise click.UsageError(
+                f"expected --out apart from the photos, received '{out}', where the figure would "
+                f"replace '{files[source]}'."
+            )
     return files
 
 
@@ -254,10 +264,10 @@ def _usage_errors() -> Iterator[None]:
         raise click.UsageError(" ".join(str(error).split())) from error
 
 
-def _say(line, file=None):
-    """Print a line past the progress bar, at once."""
-    tqdm.write(line, file=file or sys.stdout)
-    (file or sys.stdout).flush()
+def _say(line, err=False):
+    """Print a line past the progress bar; what the terminal has no character for is a mark."""
+    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
+        click.echo(os.fsencode(line).decode("utf-8", "replace"), err=err)
 
 
 if __name__ == "__main__":

@@ -91,8 +91,7 @@ def feature_maps_and_scores(model: keras.Model, layer: str) -> Callable:
 
     def as_they_are(feature_maps, scores, classes):
         score = tf.gather(scores, classes, batch_dims=1)
-        known = tf.math.is_finite(score)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        return tf.where(known, tf.cast(feature_maps, tf.float32), np.nan), scores, classes
+        return _nan_where_the_score_is(score, feature_maps), scores, classes
 
     return _at_layer(model, layer, as_they_are, ("feature maps",))
 
@@ -206,8 +205,13 @@ def _derivative(score, tensor, name, seed=None):
             f"expected a network that can be derived by {name}, received one in which a later step "
             "stops gradients or makes whole numbers: leave that step out."
         )
-    known = tf.math.is_finite(score)[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    return tf.where(known, tf.cast(gradients, tf.float32), np.nan)  # else a ReLU may hide it
+    return _nan_where_the_score_is(score, gradients)
+
+
+def _nan_where_the_score_is(score, values):
+    """float32 values, NaN where an image's score is NaN or infinite: else a ReLU may hide it."""
+    nothing = tf.cast(score - score, tf.float32)  # 0, or NaN
+    return tf.cast(values, tf.float32) + nothing[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
 
 def _network(model):

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 import difflib
+import os
 from pathlib import Path
+import warnings
 
-from cam_helpers import compiled, layers, methods, plots, relu_rules, writing
+from cam_helpers import compiled, methods, plots, writing
 from cam_helpers.networks import Network
 from cam_helpers.photos import fit, load_photo
 from matplotlib.cm import ScalarMappable
@@ -13,6 +15,14 @@ from matplotlib.figure import Figure
 import numpy as np
 
 COLUMNS = 4
+LONGEST = 40  # characters of a name or label in a figure
+AT_A_LAYER = {*methods.CAMS, "guided Grad-CAM"}
+KINDS = {  # a method that a network is none for where it is none for another
+    **dict.fromkeys(methods.CAMS, "Grad-CAM"),
+    **dict.fromkeys(("saliency", "SmoothGrad", "integrated gradients"), "saliency"),
+    **dict.fromkeys(("guided backpropagation", "deconvnet"), "guided backpropagation"),
+    "guided Grad-CAM": "guided Grad-CAM",
+}
 
 
 @dataclass(frozen=True)
@@ -91,33 +101,24 @@ def explain_file(
     :func:`explain`. OSError or ValueError if the photo cannot be read or the figure not written.
     """
     explanation = explain(network, load_photo(source), names, class_index, how=how)
-    title = Path(source).name if len(str(source)) < 200 else "photo"
-    with writing.whole(file) as whole:
-        figure(network, explanation, title).savefig(
-            whole, format=Path(file).suffix[1:], dpi=120, bbox_inches="tight"
-        )
+    drawing = figure(network, explanation, Path(source).name)
+    with writing.whole(file) as whole, warnings.catch_warnings(action="ignore"):  # of no such glyph
+        drawing.savefig(whole, format=Path(file).suffix[1:], dpi=120, bbox_inches="tight")
     return {"figure": str(file), **numbers(network, explanation)}
 
 
 def find_methods(wanted: str, network: Network) -> list[str]:
     """Return names of ``methods.METHODS`` from a list such as ``"grad_cam,saliency"`` or ``"all"``.
 
-    ``"all"`` leaves out what the network has no layer or no ReLU for.
+    Each kind is tried on noise; ``"all"`` leaves out those that the network is none for.
 
     Raises
     ------
     ValueError
         If there is no such method, or the network is none for it.
     """
-    known, cam_names = methods.BY_FUNCTION, {*methods.CAMS, "guided Grad-CAM"}
-    if wanted == "all":
-        refused = set() if network.layer else cam_names
-        try:
-            relu_rules.check_relus(network.model)
-        except ValueError:
-            refused = refused | {"guided backpropagation", "deconvnet", "guided Grad-CAM"}
-        return [name for name in methods.METHODS if name not in refused]
-    functions = list(dict.fromkeys(name.strip().lower() for name in wanted.split(",")))
+    known = methods.BY_FUNCTION
+    functions = known if wanted == "all" else [name.strip().lower() for name in wanted.split(",")]
     for name in functions:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, cutoff=0.5)
@@ -125,10 +126,20 @@ def find_methods(wanted: str, network: Network) -> list[str]:
                 f"expected methods of {', '.join(known)}, or all, received '{name}'"
                 f"{f': did you mean {near[0]}?' if near else '.'}"
             )
-    names = [known[name] for name in functions]
-    if network.layer is None and cam_names.intersection(names):
-        layers.explainable_layer(network.model)  # says why there is none
-    return names
+    names = list(dict.fromkeys(known[name] for name in functions))
+    noise = np.random.default_rng(0).uniform(0, 255, (1, *network.size, 3)).astype(np.float32)
+    images, refused = network.prepare(noise), {}
+    for kind in dict.fromkeys(KINDS[name] for name in names):
+        try:
+            methods.heatmaps(
+                kind, network.model, images, layer=network.layer, placement=network.placement
+            )
+        except ValueError as error:
+            refused[kind] = error
+    fit_for = [name for name in names if KINDS[name] not in refused]
+    if refused and (wanted != "all" or not fit_for):
+        raise next(iter(refused.values()))
+    return fit_for
 
 
 def figure(network: Network, explanation: Explanation, title: str) -> Figure:
@@ -141,8 +152,9 @@ def figure(network: Network, explanation: Explanation, title: str) -> Figure:
     probability = explanation.probabilities[explanation.class_index]
     label = f"{_readable(network.labels[explanation.class_index])} ({probability:.2f})"
     drawing.suptitle(
-        f"{title}: evidence for {label}\n{network.name}"
-        + (f", layer {network.layer}" if network.layer else "")
+        f"{_readable(title)}: evidence for {label}\n{_readable(network.name)}"
+        + (f", layer {network.layer}" if AT_A_LAYER & {*explanation.maps} else ""),
+        parse_math=False,
     )
     image = explanation.image / 255
     plots.show_image(image, "as the network saw it", axes[0])
@@ -163,13 +175,13 @@ def numbers(network: Network, explanation: Explanation) -> dict:
     ``peak`` is row and column of the map's highest pixel in the image as the network saw it, of
     ``size`` (height, width); ``maximum`` and ``mean`` are in the method's own unit.
     """
-    index = explanation.class_index
+    index, at_a_layer = explanation.class_index, bool(AT_A_LAYER & {*explanation.maps})
     return {
         "network": network.name,
-        "layer": network.layer,
-        "placement": network.placement,
+        "layer": network.layer if at_a_layer else None,
+        "placement": network.placement if at_a_layer else None,
         "size": list(network.size),
-        "class": {**_named(network, explanation, index)},
+        "class": _named(network, explanation, index),
         "top": [_named(network, explanation, k) for k in _likeliest(explanation)],
         "maps": {
             name: {
@@ -194,8 +206,10 @@ def _named(network, explanation, index):
     }
 
 
-def _readable(label):
-    return label.replace("_", " ")
+def _readable(name):
+    """A name for a figure: short, and without bytes that no character stands for."""
+    name = os.fsencode(name).decode("utf-8", "replace").replace("_", " ")
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _short(value):
@@ -208,7 +222,8 @@ def _draw_likeliest(ax, labels, explanation):
     colours = ["C1" if k == explanation.class_index else "C0" for k in likeliest]
     ax.barh(range(len(likeliest)), values, color=colours, height=0.35)
     for row, (k, value) in enumerate(zip(likeliest, values, strict=True)):
-        ax.text(0, row - 0.25, f"{_readable(labels[k])}  {value:.2f}", va="bottom", fontsize=9)
+        text = f"{_readable(labels[k])}  {value:.2f}"
+        ax.text(0, row - 0.25, text, va="bottom", fontsize=9, parse_math=False)
     ax.set(xlim=(0, 1), ylim=(len(likeliest) - 0.5, -0.8), xlabel="probability", yticks=[])
     ax.set_box_aspect(1)
     ax.spines[["top", "right"]].set_visible(False)

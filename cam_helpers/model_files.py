@@ -22,7 +22,7 @@ from cam_helpers.backend import keras
 import h5py
 
 ZIP, HDF5 = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"  # how the two kinds of file begin
-UNPACKED = 100  # times its size on disk, which no honest archive of weights reaches
+UNPACKED = 100  # times its size on disk: Keras itself does not compress
 
 # A damaged HDF5 file can make its library run in circles or crash: another process goes first.
 READ_ALL = """
@@ -155,7 +155,12 @@ def _of_zip(path):
         if "config.json" not in archive.namelist():
             return None, "", "is a zip archive of something else", "save it with model.save"
         if sum(each.file_size for each in archive.infolist()) > UNPACKED * path.stat().st_size:
-            return None, "", "unpacks to far more than it is", "do not open it"
+            return (
+                None,
+                "",
+                "unpacks to far more than it is",
+                "save it with model.save, uncompressed",
+            )
         if archive.testzip() is not None:
             raise zipfile.BadZipFile
         metadata = json.loads(archive.read("metadata.json"))

@@ -1,6 +1,7 @@
 """Networks to show a photo to: a known one by name, or the reader's own from a file."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -142,30 +143,42 @@ def own_network(
 
 
 def read_labels(path: str | Path) -> list[str]:
-    """Return labels from a file: a JSON list, or one on each line.
+    """Return labels from a file: one on each line, or JSON.
+
+    JSON is a list, or Keras's ``class_indices``, which has the index of each label.
 
     Raises
     ------
     OSError, ValueError
-        If the file cannot be read, is no text, or is JSON but no list of strings.
+        If the file cannot be read, is no text, or is JSON of another kind.
     """
+    received = f"expected labels, a JSON list or one on each line, received '{path}'"
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        labels = json.loads(text) if text.lstrip().startswith(("[", "{")) else text.splitlines()
-    except ValueError as error:  # no UTF-8, or no JSON
-        raise ValueError(
-            f"expected labels, a JSON list or one on each line, received '{path}': {error}."
-        ) from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise type(error)(f"{received} ({error.strerror}): check its name and folder.") from error
+    except ValueError as error:
+        raise ValueError(f"{received}, which is no text: save it as UTF-8.") from error
+    labels = text.splitlines()
+    with contextlib.suppress(ValueError):  # text that begins like JSON
+        labels = json.loads(text) if text.lstrip().startswith(("[", "{")) else labels
+    if isinstance(labels, dict):
+        each_once = {*map(repr, labels.values())} == {*map(repr, range(len(labels)))}
+        labels = sorted(labels, key=labels.get) if each_once else labels
     if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
         raise ValueError(
-            f"expected labels, a JSON list or one on each line, received '{path}' with another "
-            "kind of JSON: list them in the order of the model's outputs."
+            f"{received} with another kind of JSON: list them in the order of the model's outputs."
         )
     return [label.strip() for label in labels if label.strip()]
 
 
 def layer_table(network: Network) -> list[list[str]]:
-    """Return rows of text: a star for the layer explained, path, output, distance and size."""
+    """Return rows of text: a star for the layer explained, path, output, distance and size.
+
+    ValueError if the network has no layer to explain.
+    """
+    if network.layer is None:
+        layers.explainable_layer(network.model)  # says why there is none
     rows = [["", "layer", "output", "cells apart", "each sees"]]
     sizes = receptive_fields(network.model, network.size)
     shapes = _shapes(network.model)

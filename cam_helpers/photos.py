@@ -1,10 +1,12 @@
 """Photos: four that are always there, the reader's own, and either cut to a network's size."""
 
+import contextlib
 import io
 import os
 import re
 
 from cam_helpers import fetch, photo_files, photo_pixels
+from cam_helpers.placement import check_pair
 import numpy as np
 from PIL import Image, ImageOps
 import skimage.data
@@ -94,8 +96,8 @@ def fit(photo: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarr
             f"expected a photo (height, width, 3) uint8, received {photo.shape} {photo.dtype}: "
             "load_photo and sample_photo return one."
         )
-    if np.shape(size) != (2,) or min(size) < 1:
-        raise ValueError(f"expected a size (height, width) of at least 1 pixel, received {size}.")
+    check_pair("a size", size)
+    photo_pixels.check_size(size[1], size[0], "a size")
     if how not in WAYS_TO_FIT:
         raise ValueError(f"expected one of {', '.join(WAYS_TO_FIT)}, received {how!r}.")
     image, (height, width) = Image.fromarray(photo), size
@@ -119,12 +121,13 @@ def _load(source):
     if not isinstance(source, str | os.PathLike):
         raise ValueError(
             "expected a path, an address, the name of a sample, bytes, a PIL image or an array, "
-            f"received {type(source).__name__}: np.asarray makes an array of a list."
+            f"received {type(source).__name__}: np.asarray makes an array of a list, and a file's "
+            "read() gives its bytes."
         )
     if str(source) in SAMPLES:
         return sample_photo(str(source))
     name = _shown(os.fspath(source))
-    if isinstance(source, str) and (found := ADDRESS.match(source)):
+    if isinstance(source, str) and (found := ADDRESS.match(source)) and not _is_file(source):
         if found[1].lower() not in ("http", "https"):
             raise ValueError(
                 f"expected an address that begins with http:// or https://, received {name}: "
@@ -140,6 +143,12 @@ def _load(source):
         return photo_files.read(io.BytesIO(content), name)
     with photo_files.open_file(source, name) as file:
         return photo_files.read(file, name)
+
+
+def _is_file(path):
+    with contextlib.suppress(ValueError):  # a NUL
+        return os.path.isfile(path)
+    return False
 
 
 def _shown(source):

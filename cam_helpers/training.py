@@ -135,10 +135,17 @@ def _open_log(folder, recipe, epochs):
     if not (folder / LOG).exists():
         (folder / STATE).unlink(missing_ok=True)  # of which training, nobody knows
         return fresh
-    log = json.loads((folder / LOG).read_text())
-    if log["recipe"] != recipe or len(log["epochs"]) > epochs:
+    try:
+        log = json.loads((folder / LOG).read_text())
+        kept, epochs_done = log["recipe"], len(log["epochs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(
+            f"expected a training's log, received '{folder / LOG}', which is damaged: delete "
+            f"'{folder}' to start anew."
+        ) from error
+    if kept != recipe or epochs_done > epochs:
         raise ValueError(
-            f"{folder} holds {len(log['epochs'])} epochs of {log['recipe']}, expected at most "
+            f"{folder} holds {epochs_done} epochs of {kept}, expected at most "
             f"{epochs} of {recipe}: name another folder, or delete this one."
         )
     return log

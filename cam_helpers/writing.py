@@ -25,6 +25,7 @@ REASONS = {  # why nothing can be written, and the way out
     errno.EIO: "the device fails: name a folder on another one.",
     errno.EACCES: f"this user may not write there: {_ELSEWHERE}",
     errno.EPERM: f"this user may not write there: {_ELSEWHERE}",
+    errno.ENAMETOOLONG: "its name is too long: choose a shorter one.",
     errno.EROFS: f"nobody may write there: {_ELSEWHERE}",
 }
 
@@ -54,14 +55,16 @@ def whole(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise OSError(f"could not write '{path}': it is no ordinary file: choose another name.")
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    beside = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent, path)
             with beside.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, beside)
             os.replace(beside, path)
     finally:
         with contextlib.suppress(OSError):
@@ -98,6 +101,16 @@ def save_weights(model, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     model.save_weights(path)
+
+
+def _make(folder, path):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise OSError(
+            f"could not write '{path}': '{folder}' is no folder, and cannot be made one: name "
+            "another folder."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -54,6 +54,13 @@ def test_what_is_no_class_is_refused_with_what_comes_near(wanted, message):
         find_class(wanted, LABELS)
 
 
+def test_a_label_that_is_a_number_comes_after_the_index():
+    digits = ["9", "8", "7", "1"]
+    assert [find_class(each, digits) for each in ("9", "8", "1")] == [0, 1, 1]
+    with pytest.raises(ValueError, match="from 0 to 3, received 4"):
+        find_class("4", digits)
+
+
 def test_no_more_than_six_are_suggested():
     with pytest.raises(ValueError, match="did you mean") as refused:
         find_class("cat", [f"cat {letter}" for letter in "abcdefghij"])

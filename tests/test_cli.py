@@ -151,7 +151,7 @@ USAGE = {
         "layer 'map' is not in 'mine'. Try one of:",
     ),
     "no such method": (["cat", "--method", "salency"], "did you mean saliency?"),
-    "no such labels": (["cat", "--labels", "none.txt"], "No such file or directory: 'none.txt'"),
+    "no such labels": (["cat", "--labels", "none.txt"], "'none.txt' (No such file or directory)"),
     "empty pattern": (["none*.jpg"], "received 'none*.jpg', where there are none."),
     "empty folder": ([ROOT / "cam_helpers"], "where there are none."),
     "no such scale": (["cat", "--scale", "1"], "Invalid value for '--scale'"),
@@ -207,10 +207,76 @@ def test_out_must_be_a_folder_or_a_kind_of_picture(explain, out):
     assert "expected --out as a folder, or for one photo a file (.png, " in done.stderr
 
 
+def test_out_may_have_a_dot(explain, tmp_path):
+    assert explain("cat", out=f"{tmp_path}/v1.2").exit_code == 0
+    assert explain("cat", out=f"{tmp_path}/maps.png/").exit_code == 0
+    for folder in ("v1.2", "maps.png"):
+        assert is_whole(tmp_path / folder / "cat_maps.png")
+
+
+def test_figures_among_the_photos_are_not_explained_again(explain, album):
+    for _ in range(2):
+        explain(album, out=album)
+    assert sorted(path.name for path in album.glob("*_maps*")) == ["cat_maps.png", "cup_maps.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["$_$.jpg", "a\\b$x\\q$.jpg", "gr\udcfcn.jpg", "猫[1] {x}.jpg", "x" * 240 + ".jpg"]
+)
+def test_a_photo_may_be_called_anything(explain, album, tmp_path, name):
+    (album / "cat.jpg").rename(album / name)
+    done = explain(album / name, "cat", "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_an_address_that_is_none_stops_nothing_else(explain):
+    done = explain("http://[::1", "cat")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("http://[::1: expected the address of a photo")
+    assert "cat_maps.png" in done.stdout
+
+
+def test_the_class_that_is_drawn_is_printed(explain):
+    assert "class 2 0." in explain("cat", "--class", "2").stdout
+
+
+def test_what_is_drawn_at_the_pixels_names_no_layer(explain):
+    said = json.loads(explain("cat", "--json", "--method", "saliency").stdout)
+    assert (said["layer"], said["placement"]) == (None, None)
+
+
+def test_a_saved_model_is_explained_at_its_pixels(tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(3, 3, activation="relu")(inputs))
+    keras.Model(inputs, keras.layers.Dense(2)(x)).export(tmp_path / "exported", verbose=False)
+    options = ["--model", str(tmp_path / "exported"), "--out", str(tmp_path / "out"), "--json"]
+
+    def run(*more):
+        return CliRunner().invoke(cli.main, ["explain", "cat", *options, *more])
+
+    assert "--no-safe-mode" in run().stderr
+    done = run("--no-safe-mode", "--scale", "0..1", "--method", "all")
+    assert done.exit_code == 0, done.output
+    assert list(json.loads(done.stdout)["maps"]) == [
+        "saliency",
+        "SmoothGrad",
+        "integrated gradients",
+    ]
+    for method in ("grad_cam", "guided_backprop"):
+        done = run("--no-safe-mode", "--scale", "0..1", "--method", method)
+        assert done.exit_code == 2
+    done = CliRunner().invoke(cli.main, ["layers", options[1], "--no-safe-mode"])
+    assert done.exit_code == 2
+    assert "keeps the computation but no layers" in done.stderr
+
+
 def test_out_must_be_a_folder_for_several_photos(explain):
     done = explain("cat", "camera", out="maps.png")
     assert done.exit_code == 2
-    assert "received 'maps.png' for 2 photos." in done.stderr
+    assert "received 'maps.png' for 2 of them." in done.stderr
 
 
 def test_layers_of_a_file(model):

@@ -398,7 +398,7 @@ OTHERS = {
     "half a name": (write("a.h5", b"\x89HD"), "is neither (or no longer whole)"),
     "a header": (write("a.h5", b"\x89HDF\r\n\x1a\n"), "is damaged or not whole: get or save it"),
     "a zip": (archive, "is a zip archive of something else: save it with model.save."),
-    "a bomb": (bomb, "unpacks to far more than it is: do not open it."),
+    "a bomb": (bomb, "unpacks to far more than it is: save it with model.save, uncompressed."),
     "HDF5": (numbers, "is an HDF5 file of something else: save it with model.save."),
 }
 

@@ -141,7 +141,15 @@ def test_random_weights_are_named(monkeypatch):
     assert networks.known_network("VGG16").name == "VGG16, random, seed 0: means nothing"
 
 
-@pytest.mark.parametrize("text", ["a\n b b\n\nc\n", '["a", "b b", "c"]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\n b b\n\nc\n",
+        "\N{BYTE ORDER MARK}a\r\nb b\r\nc",
+        '["a", "b b", "c"]',
+        '{"c": 2, "a": 0, "b b": 1}',
+    ],
+)
 def test_labels_from_a_file(tmp_path, text):
     path = tmp_path / "labels"
     path.write_text(text, "utf-8")
@@ -153,8 +161,9 @@ def test_labels_from_a_file(tmp_path, text):
     [
         (b'{"0": "a"}', "with another kind of JSON: list them in the order"),
         (b"[1, 2]", "with another kind of JSON"),
-        (b"[half", "expected labels, a JSON list or one on each line, received"),
-        (b"\xff\xfe\x00", "expected labels, a JSON list or one on each line, received"),
+        (b'{"a": 0, "b": 2}', "with another kind of JSON"),
+        (b'{"a": [], "b": {}}', "with another kind of JSON"),
+        (b"\xff\xfe\x00", "which is no text: save it as UTF-8"),
     ],
 )
 def test_what_holds_no_labels_is_refused(tmp_path, content, message):
@@ -162,6 +171,16 @@ def test_what_holds_no_labels_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         networks.read_labels(path)
+
+
+def test_a_label_may_begin_like_json(tmp_path):
+    (tmp_path / "labels").write_text("[a]\n{b}")
+    assert networks.read_labels(tmp_path / "labels") == ["[a]", "{b}"]
+
+
+def test_no_file_of_labels(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"received '.*none' \(No such file .*\): check"):
+        networks.read_labels(tmp_path / "none")
 
 
 def test_the_table_of_layers_has_what_the_helpers_say():

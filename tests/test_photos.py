@@ -235,9 +235,12 @@ def test_the_given_photo_stays_as_it_is():
             STRIPES,
             224,
             "crop",
-            r"^expected a size \(height, width\) of at least 1 pixel, received",
+            r"^expected a size \(height, width\), 1 or more, received 224\.$",
         ),
         (STRIPES, (0, 8), "crop", r"received \(0, 8\).$"),
+        (STRIPES, (8.0, 8), "crop", r"received \(8\.0, 8\)\.$"),
+        (STRIPES, (None, None), "crop", r"received \(None, None\)\.$"),
+        (STRIPES, (10**9, 10**9), "crop", "^expected 1 to 120,000,000 pixels, received a size of"),
         (STRIPES, (8, 8), "fill", "^expected one of crop, stretch, letterbox, received 'fill'.$"),
     ],
 )

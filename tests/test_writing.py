@@ -41,7 +41,7 @@ def test_a_file_is_there_once_it_is_whole(tmp_path):
             file.write(content)
             assert (path.read_bytes() if path.exists() else None) == before
             (beside,) = set(path.parent.iterdir()) - {path}
-            assert beside.name.startswith(".file.txt.")
+            assert beside.name.startswith(".")
             assert beside.suffix == ".part"
         assert path.read_bytes() == content
         assert names(path.parent) == ["file.txt"]
