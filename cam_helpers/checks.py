@@ -206,7 +206,7 @@ def check_size(model: keras.Model, shape: tuple[int, ...], paths: Sequence[str] 
 
     def check():
         network = layers.cut(model, paths) if paths else graph
-        everything = layers.cut(network, layers.map_layers(network))
+        everything = layers.cut(network, layers.map_layers(network), scores=True)
         try:
             sides = everything.compute_output_shape((None, *shape[1:]))
             if 0 in keras.tree.flatten(sides):  # Keras 3.13 refuses only what is below 0

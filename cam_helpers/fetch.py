@@ -61,7 +61,7 @@ def content(url: str, limit: int) -> bytes:
             answer.put(error)
 
     # a host that sends its headers byte by byte never meets a time limit of requests
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=ask, name=f"asks {url}", daemon=True).start()
     try:
         got = answer.get(timeout=SECONDS_IN_ALL)
     except queue.Empty:

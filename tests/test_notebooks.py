@@ -29,6 +29,7 @@ SMALL = {
     "07_draw_what_a_filter_wants": {"network": "MobileNet", "steps": 4, "maps": 2, "count": 40},
     "08_run_the_network_backwards": {"network": "MobileNet", "count": 40},
     "09_doubt_the_map": {"count": 5, "marked_images": 8, "rounds": 4},
+    "10_explain_your_own_model": {"images": 4, "tests": 4, "scenes": 2, "count": 20},
     "11_why_is_my_heatmap_wrong": {"samples": ["cat", "espresso"]},
 }
 KINDS = {"text/plain", "text/html", "text/markdown", "image/png", "image/jpeg"}
