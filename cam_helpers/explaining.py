@@ -150,7 +150,7 @@ def figure(network: Network, explanation: Explanation, title: str) -> Figure:
     drawing = Figure(figsize=(3.1 * columns, 2.9 * rows + 0.4), layout="constrained")
     axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
     probability = explanation.probabilities[explanation.class_index]
-    label = f"{_readable(network.labels[explanation.class_index])} ({probability:.2f})"
+    label = f"{_spaced(network.labels[explanation.class_index])} ({probability:.2f})"
     drawing.suptitle(
         f"{_readable(title)}: evidence for {label}\n{_readable(network.name)}"
         + (f", layer {network.layer}" if AT_A_LAYER & {*explanation.maps} else ""),
@@ -208,8 +208,12 @@ def _named(network, explanation, index):
 
 def _readable(name):
     """A name for a figure: short, and without bytes that no character stands for."""
-    name = os.fsencode(name).decode("utf-8", "replace").replace("_", " ")
+    name = os.fsencode(name).decode("utf-8", "replace")
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _spaced(label):
+    return _readable(label).replace("_", " ")
 
 
 def _short(value):
@@ -222,7 +226,7 @@ def _draw_likeliest(ax, labels, explanation):
     colours = ["C1" if k == explanation.class_index else "C0" for k in likeliest]
     ax.barh(range(len(likeliest)), values, color=colours, height=0.35)
     for row, (k, value) in enumerate(zip(likeliest, values, strict=True)):
-        text = f"{_readable(labels[k])}  {value:.2f}"
+        text = f"{_spaced(labels[k])}  {value:.2f}"
         ax.text(0, row - 0.25, text, va="bottom", fontsize=9, parse_math=False)
     ax.set(xlim=(0, 1), ylim=(len(likeliest) - 0.5, -0.8), xlabel="probability", yticks=[])
     ax.set_box_aspect(1)
