@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 import warnings
 
-from cam_helpers import compiled, methods, plots, writing
+from cam_helpers import compiled, methods, plots
 from cam_helpers.networks import Network
 from cam_helpers.photos import fit, load_photo
 from matplotlib.cm import ScalarMappable
@@ -102,8 +102,8 @@ def explain_file(
     """
     explanation = explain(network, load_photo(source), names, class_index, how=how)
     drawing = figure(network, explanation, Path(source).name)
-    with writing.whole(file) as whole, warnings.catch_warnings(action="ignore"):  # of no such glyph
-        drawing.savefig(whole, format=Path(file).suffix[1:], dpi=120, bbox_inches="tight")
+    with warnings.catch_warnings(action="ignore"):  # of no such glyph
+        plots.save(drawing, file, dpi=120, bbox_inches="tight")
     return {"figure": str(file), **numbers(network, explanation)}
 
 

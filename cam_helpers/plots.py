@@ -6,9 +6,11 @@ return the figure. None of them shows, clips, squares or normalises anything by 
 
 from collections.abc import Callable, Sequence
 import inspect
+from pathlib import Path
 import re
 from typing import Literal
 
+from cam_helpers import writing
 from cam_helpers.arrays import as_numbers
 from cam_helpers.pictures import around_grey, check_size, largest_channel, stretch, superimpose
 from cam_helpers.placement import ReceptiveField, centres, place
@@ -28,6 +30,7 @@ __all__ = [
     "largest_channel",
     "overlay",
     "place",
+    "save",
     "show_image",
     "show_images",
     "show_maps",
@@ -69,6 +72,15 @@ def show_source(*functions: Callable, docstring: bool = True) -> Markdown:
         found = re.compile(r'\n    r?""".*?"""\n+', re.DOTALL)
         sources = [found.sub("\n", source, count=1) for source in sources]
     return Markdown("```python\n" + "\n\n".join(sources) + "```")
+
+
+def save(figure: Figure, path: str | Path, **options) -> None:
+    """Write a figure to a file, whole or not at all; the file's name says of which kind.
+
+    ``options`` are matplotlib's ``savefig``'s. OSError if it cannot be written.
+    """
+    with writing.whole(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:], **options)
 
 
 def show_image(image: np.ndarray, title: str = "", ax: plt.Axes | None = None) -> plt.Axes:

@@ -333,7 +333,12 @@ def test_stopped_it_leaves_whole_figures_and_one_line(model, tmp_path, stop, sta
     folder.mkdir()
     for number in range(300):
         Image.fromarray(photos.sample_photo("cat")).save(folder / f"{number:03}.jpg")
-    running = command("explain", folder, "--model", model, "--out", tmp_path / "out")
+    running = command(
+        "explain",
+        folder,
+        *("--model", model, "--out", tmp_path / "out"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in background
+    )
     while len(list((tmp_path / "out").glob("*.png"))) < 2:
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.01)

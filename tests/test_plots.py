@@ -167,3 +167,20 @@ def test_emphasis_is_the_sigmoid_around_one_half():
 def test_superimpose_refuses(photo, heatmap, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         plots.superimpose(photo, heatmap)
+
+
+def test_a_figure_is_saved_whole_or_not_at_all(tmp_path):
+    figure, path = plt.figure(figsize=(1, 1)), tmp_path / "new" / "figure.png"
+    plots.save(figure, path, dpi=30)
+    assert plt.imread(path).shape[:2] == (30, 30)
+    before = path.read_bytes()
+
+    def fail(file, **_):
+        file.write(b"half")
+        raise OSError("stop")
+
+    figure.savefig = fail
+    with pytest.raises(OSError, match=r"^stop$"):
+        plots.save(figure, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
