@@ -151,9 +151,10 @@ def figure(network: Network, explanation: Explanation, title: str) -> Figure:
     axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
     probability = explanation.probabilities[explanation.class_index]
     label = f"{_spaced(network.labels[explanation.class_index])} ({probability:.2f})"
+    drawn = ", resized: where its cells look is unknown" if network.placement == "resize" else ""
     drawing.suptitle(
         f"{_readable(title)}: evidence for {label}\n{_readable(network.name)}"
-        + (f", layer {network.layer}" if AT_A_LAYER & {*explanation.maps} else ""),
+        + (f", layer {network.layer}{drawn}" if AT_A_LAYER & {*explanation.maps} else ""),
         parse_math=False,
     )
     image = explanation.image / 255

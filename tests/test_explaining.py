@@ -1,5 +1,6 @@
 """One photo explained: the maps are the methods', the numbers the maps', the figure shows both."""
 
+import dataclasses
 import json
 
 from cam_helpers import explaining, layers, methods, networks, photos
@@ -103,6 +104,15 @@ def test_the_figure_shows_photo_classes_and_maps(network):
     assert title.endswith("toy, layer maps")
     hidden = [ax for ax in drawing.axes if not ax.get_title() and not ax.texts and not ax.axison]
     assert len(hidden) == 3  # of two rows of four panels
+
+
+def test_the_figure_says_where_maps_are_only_stretched():
+    stretched = dataclasses.replace(network_of(build()), placement="resize")
+    explained = explaining.explain(stretched, PHOTO, ["Grad-CAM"], 0)
+    title = explaining.figure(stretched, explained, "cat").get_suptitle()
+    assert title.endswith("layer maps, resized: where its cells look is unknown")
+    explained = explaining.explain(stretched, PHOTO, ["saliency"], 0)
+    assert explaining.figure(stretched, explained, "cat").get_suptitle().endswith("\ntoy")
 
 
 def test_a_file_gets_its_figure_whole(network, tmp_path):
