@@ -340,7 +340,7 @@ def to_contrast(model: keras.Model, a: int, b: int) -> keras.Model:
         is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not is_integer or not 0 <= value < shape[1]:
             raise ValueError(
-                f"expected {name} as an integer from 0 to {shape[1] - 1}, received {value!r}: "
+                f"expected {name} as an integer from 0 to {shape[1] - 1}, received {brief(value)}: "
                 f"'{model.name}' has {shape[1]} classes."
             )
     if a == b:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 import difflib
 import fnmatch
 
+from cam_helpers.arrays import brief
 from cam_helpers.backend import keras
 from cam_helpers.layers import is_nested, nodes
 import numpy as np
@@ -42,7 +43,7 @@ def select(model: keras.Model, wanted: Wanted) -> list[str]:
             found.append(_name_at(model, int(each), known))
         elif not isinstance(each, str):
             raise ValueError(
-                f"expected a layer by name, path, pattern or index, received {each!r}."
+                f"expected a layer by name, path, pattern or index, received {brief(each)}."
             )
         else:
             matching = [path for path in known if path == each]
@@ -50,7 +51,7 @@ def select(model: keras.Model, wanted: Wanted) -> list[str]:
             if not matching:
                 near = difflib.get_close_matches(each, known, 5, 0.5) or known[-8:]
                 raise ValueError(
-                    f"expected a layer of '{model.name}', received '{each}', which none matches. "
+                    f"expected a layer of '{model.name}', received {each!r}, which none matches. "
                     f"Try one of: {', '.join(map(repr, near))}."
                 )
             found += matching

@@ -722,7 +722,7 @@ def one_for_a_window():
 
 def one_for_a_batch():
     inputs = keras.Input((8, 8, 3))
-    return keras.Model(inputs, L.ReLU(name="mean")(keras.ops.mean(inputs, 0, keepdims=True)))
+    return keras.Model(inputs, L.ReLU(name="batch_mean")(keras.ops.mean(inputs, 0, keepdims=True)))
 
 
 def with_a_nan():
@@ -751,7 +751,7 @@ FOLDED = {
         "layer before or after it.",
     )
     for function in (layer_activations, save_activations, strongest_activations)
-    for name, model, count in (("win", one_for_a_window, 16), ("mean", one_for_a_batch, 1))
+    for name, model, count in (("win", one_for_a_window, 16), ("batch_mean", one_for_a_batch, 1))
 }
 
 ERRORS = FOLDED | {

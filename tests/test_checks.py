@@ -335,3 +335,14 @@ def test_what_overflows_is_refused_by_its_name():
     with pytest.raises(ValueError, match=r"^expected a baseline 'zeros', .* received 3e\+38\.$"):
         faithfulness.deletion(network(), images(), images()[..., 0], baseline=3e38)
     assert methods.heatmaps("centred Gaussian", network(), images(), width=1e-300).shape[0] == 3
+
+
+@pytest.mark.parametrize("name", ["\r", "a\x0bb", "\u2028"])
+@pytest.mark.parametrize("method", [cams.grad_cam, activations.layer_activations])
+def test_a_name_with_a_line_break_stays_in_one_line(method, name):
+    with pytest.raises(ValueError, match=r"expected a layer of|is not in") as error:
+        method(network(), images(), layer=name) if method is cams.grad_cam else method(
+            network(), images(), name
+        )
+    assert len(str(error.value).splitlines()) == 1
+    assert repr(name) in str(error.value)
