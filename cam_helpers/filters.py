@@ -183,14 +183,15 @@ def _picture_shape(model, size):
         )
     size = wanted if size is None else size
     if np.shape(size) != (2,) or None in size or min(size) < 1:
-        received = "none" if size is wanted else size
+        received = "none" if size is wanted else brief(size)
         raise ValueError(
             f"expected size=(height, width) of at least 1 pixel, received {received}: "
             f"'{model.name}' takes {tuple(wanted)}, where None is any."
         )
     if any(want not in (None, have) for want, have in zip(wanted, size, strict=True)):
         raise ValueError(
-            f"expected size {tuple(wanted)}, received {tuple(size)}: '{model.name}' takes no other."
+            f"expected size {tuple(wanted)}, received {brief(tuple(size))}: "
+            f"'{model.name}' takes no other."
         )
     return (*size, channels)
 

@@ -346,3 +346,10 @@ def test_a_name_with_a_line_break_stays_in_one_line(method, name):
         )
     assert len(str(error.value).splitlines()) == 1
     assert repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize("size", [(0, 10**400), (10**400, 12)])
+def test_a_huge_number_is_not_printed_whole(size):
+    with pytest.raises(ValueError, match=r"^expected size.*…") as error:
+        filters.maximize_activation(network((12, 12, 3)), "first", 0, size=size)
+    assert len(str(error.value)) < 300
