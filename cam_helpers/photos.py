@@ -96,11 +96,11 @@ def fit(photo: np.ndarray, size: tuple[int, int], how: str = "crop") -> np.ndarr
             f"expected a photo (height, width, 3) uint8, received {photo.shape} {photo.dtype}: "
             "load_photo and sample_photo return one."
         )
-    check_pair("a size", size)
-    photo_pixels.check_size(size[1], size[0], "a size")
+    height, width = check_pair("a size", size)
+    photo_pixels.check_size(width, height, "a size")
     if how not in WAYS_TO_FIT:
         raise ValueError(f"expected one of {', '.join(WAYS_TO_FIT)}, received {how!r}.")
-    image, (height, width) = Image.fromarray(photo), size
+    image = Image.fromarray(photo)
     if how == "stretch":
         fitted = image.resize((width, height), Image.Resampling.BILINEAR)
     elif how == "crop":

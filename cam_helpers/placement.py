@@ -119,8 +119,7 @@ def resolve(
     field: ReceptiveField | Literal["resize"], cells: tuple[int, int], image_size: tuple[int, int]
 ) -> ReceptiveField:
     """Return the field itself, or for ``"resize"`` the one that resizing assumes."""
-    check_pair("cells", cells)
-    check_pair("image_size", image_size)
+    cells, image_size = check_pair("cells", cells), check_pair("image_size", image_size)
     if isinstance(field, str) and field == "resize":
         return assumed_by_resizing(cells, image_size)
     if not isinstance(field, ReceptiveField):
@@ -134,12 +133,11 @@ def resolve(
     return field
 
 
-def check_pair(name: str, pair: tuple[int, int]) -> None:
-    """Raise ValueError if it is not two integers of 1 or more."""
+def check_pair(name: str, pair: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width as Python's integers; ValueError if they are none of 1 or more."""
     try:
         height, width = pair
-        check_count("height", height)
-        check_count("width", width)
+        return check_count("height", height), check_count("width", width)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"expected {name} (height, width), 1 or more, received {brief(pair)}."

@@ -134,7 +134,7 @@ def _places(model, image_size):
     """Return the place of every layer: two axes, or a string that says how it was lost."""
     inputs, places = [], {}
     if image_size is not None:
-        check_pair("image_size", image_size)
+        image_size = check_pair("image_size", image_size)
     for tensor in graph_of(model).inputs:
         size = tensor.shape[1:-1] if image_size is None else image_size
         if len(tensor.shape) != 4:

@@ -465,3 +465,11 @@ def test_gradient_of_the_fashion_mnist_network(layer):
             expected.start[axis] + expected.stride[axis] * cell[axis], abs=0.1
         )
         assert np.ptp(np.flatnonzero(profile)) + 1 == expected.size[axis]
+
+
+def test_a_size_of_unsigned_integers_is_a_size():
+    inputs = keras.Input((None, None, 1))
+    outputs = keras.layers.Conv2D(1, 3, strides=2, padding="same", name="conv")(inputs)
+    model = keras.Model(inputs, outputs)
+    expected = receptive_field(model, "conv", (7, 6))
+    assert receptive_field(model, "conv", np.uint64([7, 6])) == expected
