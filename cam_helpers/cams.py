@@ -5,7 +5,7 @@ class for each image. It returns one heatmap for each image, at the resolution o
 unit of the score, neither resized nor scaled: ``plots.place`` puts it on the image.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cam_helpers import compiled, layers
 from cam_helpers.arrays import brief
@@ -13,9 +13,27 @@ from cam_helpers.backend import keras, tf
 from cam_helpers.checks import ClassIndex, check_count, check_finite, check_request
 from cam_helpers.once import once
 from cam_helpers.placement import Placement, interpolations
+from cam_helpers.progress import Progress, passes
 from cam_helpers.receptive_field import field_of
 import numpy as np
-from tqdm import tqdm
+
+
+class Scored(NamedTuple):
+    """Heatmaps and what they are of.
+
+    Attributes
+    ----------
+    heatmaps
+        (batch, h, w) float32.
+    class_index
+        (batch,) int32, the class that each explains.
+    scores
+        (batch,) float32, its logit.
+    """
+
+    heatmaps: np.ndarray
+    class_index: np.ndarray
+    scores: np.ndarray
 
 
 def cam(
@@ -68,7 +86,8 @@ def grad_cam(
     *,
     layer: str | None = None,
     batch_size: int = 32,
-) -> np.ndarray:
+    return_scores: bool = False,
+) -> np.ndarray | Scored:
     r"""Return where the maps lie whose increase would raise the class score.
 
     :math:`L = ReLU(\sum_k \alpha_k A^k)`, :math:`\alpha_k = \frac{1}{Z} \sum_{ij} g^k_{ij}`, with
@@ -87,10 +106,12 @@ def grad_cam(
         Name, or path into nested models; None for ``explainable_layer``.
     batch_size
         Images that are mapped at once.
+    return_scores
+        Return :class:`Scored`: the heatmaps, and which class each is of and how high it scores.
 
     Returns
     -------
-    np.ndarray
+    np.ndarray or Scored
         (batch, h, w) float32, at least 0, in units of the score per cell.
 
     Raises
@@ -108,7 +129,7 @@ def grad_cam(
         weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)  # (batch, 1, 1, maps)
         return tf.nn.relu(tf.reduce_sum(weights * feature_maps, axis=-1))
 
-    return _from_gradients(formula, model, images, class_index, layer, batch_size)
+    return _from_gradients(formula, model, images, class_index, layer, batch_size, return_scores)
 
 
 def grad_cam_plus_plus(
@@ -119,7 +140,8 @@ def grad_cam_plus_plus(
     layer: str | None = None,
     normalize_alpha: bool = False,
     batch_size: int = 32,
-) -> np.ndarray:
+    return_scores: bool = False,
+) -> np.ndarray | Scored:
     r"""Return where the maps lie of which some cell would raise the class score.
 
     :math:`\alpha^k_{ij} = g^2 / (2 g^2 + (\sum_{ab} A^k_{ab}) g^3)`,
@@ -129,7 +151,7 @@ def grad_cam_plus_plus(
 
     Parameters
     ----------
-    model, images, class_index, layer, batch_size
+    model, images, class_index, layer, batch_size, return_scores
         As for :func:`grad_cam`.
     normalize_alpha
         Divide each map's alpha by its sum over all cells. The paper's equation does not;
@@ -160,7 +182,14 @@ def grad_cam_plus_plus(
         return tf.nn.relu(tf.reduce_sum(weights * feature_maps, axis=-1))
 
     return _from_gradients(
-        formula, model, images, class_index, layer, batch_size, normalize_alpha=normalize_alpha
+        formula,
+        model,
+        images,
+        class_index,
+        layer,
+        batch_size,
+        return_scores,
+        normalize_alpha=normalize_alpha,
     )
 
 
@@ -171,7 +200,8 @@ def hires_cam(
     *,
     layer: str | None = None,
     batch_size: int = 32,
-) -> np.ndarray:
+    return_scores: bool = False,
+) -> np.ndarray | Scored:
     r"""Return how much each cell adds to the class score, to first order.
 
     :math:`L = ReLU(\sum_k g^k_{ij} A^k_{ij})`: Grad-CAM without the averaging of the gradient, so
@@ -186,7 +216,7 @@ def hires_cam(
     def formula(feature_maps, gradients):
         return tf.nn.relu(tf.reduce_sum(gradients * feature_maps, axis=-1))
 
-    return _from_gradients(formula, model, images, class_index, layer, batch_size)
+    return _from_gradients(formula, model, images, class_index, layer, batch_size, return_scores)
 
 
 def layer_cam(
@@ -196,7 +226,8 @@ def layer_cam(
     *,
     layer: str | None = None,
     batch_size: int = 32,
-) -> np.ndarray:
+    return_scores: bool = False,
+) -> np.ndarray | Scored:
     r"""Return where cells are active whose increase would raise the class score.
 
     :math:`L = ReLU(\sum_k ReLU(g^k_{ij}) A^k_{ij})`. Made for early layers, where one weight for a
@@ -210,7 +241,7 @@ def layer_cam(
     def formula(feature_maps, gradients):
         return tf.nn.relu(tf.reduce_sum(tf.nn.relu(gradients) * feature_maps, axis=-1))
 
-    return _from_gradients(formula, model, images, class_index, layer, batch_size)
+    return _from_gradients(formula, model, images, class_index, layer, batch_size, return_scores)
 
 
 def score_cam(
@@ -223,7 +254,7 @@ def score_cam(
     max_maps: int | None = None,
     placement: Placement = "receptive_field",
     batch_size: int = 32,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> np.ndarray:
     r"""Return where the maps lie that, laid over the image as masks, keep the class.
 
@@ -247,7 +278,8 @@ def score_cam(
     batch_size
         Masked images that go through the network at once.
     progress
-        Show a progress bar.
+        Show a progress bar; or a callable that the passes of each image go through, as with
+        ``progress.passes``.
 
     Returns
     -------
@@ -286,9 +318,7 @@ def score_cam(
             heatmaps.append(np.zeros(feature_maps.shape[1:]))
             continue
         feature_maps, logits = feature_maps[used], np.empty((len(used), len(scores)), np.float32)
-        for part in tqdm(
-            list(compiled.parts(len(used), batch_size)), "masks", disable=not progress, leave=False
-        ):
+        for part in passes(list(compiled.parts(len(used), batch_size)), "masks", progress):
             logits[part] = score(image, feature_maps[part], rows, columns)
         if weighting == "softmax":
             weights = compiled.softmax(logits[:, chosen], axis=0)
@@ -317,12 +347,16 @@ def _masks_to_try(feature_maps, rows, columns, max_maps):
     return np.sort(used[np.argsort(-deviation, kind="stable")[:max_maps]])
 
 
-def _from_gradients(formula, model, images, class_index, layer, batch_size, **options):
+def _from_gradients(
+    formula, model, images, class_index, layer, batch_size, return_scores, **options
+):
     layer, images, wanted = _checked(model, images, class_index, layer, batch_size)
-    run = compiled.gradient_map(model, layer, formula, **options)
+    run = compiled.gradient_map(model, layer, formula, scored=True, **options)
     parts = compiled.parts(len(images), batch_size)
-    heatmaps = [run(images[part], wanted[part]).numpy() for part in parts]
-    return check_finite(model, np.concatenate(heatmaps))
+    found = zip(*(run(images[part], wanted[part]) for part in parts), strict=True)
+    scored = Scored(*(np.concatenate([each.numpy() for each in some]) for some in found))
+    check_finite(model, scored.heatmaps)
+    return scored if return_scores else scored.heatmaps
 
 
 def _checked(model, images, class_index, layer, batch_size):

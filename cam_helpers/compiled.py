@@ -18,20 +18,24 @@ import numpy as np
 INDEX = tf.TensorSpec((None,), tf.int32)  # one for each image
 
 
-def gradient_map(model: keras.Model, layer: str, formula: Callable, **options) -> Callable:
+def gradient_map(
+    model: keras.Model, layer: str, formula: Callable, *, scored: bool = False, **options
+) -> Callable:
     """Return a compiled (images, class_index) -> heatmaps (batch, h, w).
 
     ``formula`` turns feature maps and the gradients of the class score with respect to them, both
-    (batch, h, w, maps), into heatmaps. What else it depends on goes into ``options``.
+    (batch, h, w, maps), into heatmaps. What else it depends on goes into ``options``. ``scored``:
+    it also returns the class of each image, and its score.
     """
 
     def heatmaps(feature_maps, scores, classes):
         score = tf.gather(scores, classes, batch_dims=1)
         # No further back than to the layer.
         gradients = _derivative(score, feature_maps, f"layer '{layer}'")
-        return formula(tf.cast(feature_maps, tf.float32), gradients)
+        found = formula(tf.cast(feature_maps, tf.float32), gradients)
+        return (found, classes, score) if scored else found
 
-    return _at_layer(model, layer, heatmaps, (formula.__qualname__, *options.items()))
+    return _at_layer(model, layer, heatmaps, (formula.__qualname__, scored, *options.items()))
 
 
 def score_gradients(model: keras.Model, rule: Rule = "backprop") -> Callable:

@@ -16,7 +16,6 @@ import numpy as np
 
 COLUMNS = 4
 LONGEST = 40  # characters of a name or label in a figure
-AT_A_LAYER = {*methods.CAMS, "guided Grad-CAM"}
 KINDS = {  # a method that a network is none for where it is none for another
     **dict.fromkeys(methods.CAMS, "Grad-CAM"),
     **dict.fromkeys(("saliency", "SmoothGrad", "integrated gradients"), "saliency"),
@@ -154,7 +153,7 @@ def figure(network: Network, explanation: Explanation, title: str) -> Figure:
     drawn = ", resized: where its cells look is unknown" if network.placement == "resize" else ""
     drawing.suptitle(
         f"{_readable(title)}: evidence for {label}\n{_readable(network.name)}"
-        + (f", layer {network.layer}{drawn}" if AT_A_LAYER & {*explanation.maps} else ""),
+        + (f", layer {network.layer}{drawn}" if methods.AT_A_LAYER & {*explanation.maps} else ""),
         parse_math=False,
     )
     image = explanation.image / 255
@@ -176,7 +175,7 @@ def numbers(network: Network, explanation: Explanation) -> dict:
     ``peak`` is row and column of the map's highest pixel in the image as the network saw it, of
     ``size`` (height, width); ``maximum`` and ``mean`` are in the method's own unit.
     """
-    index, at_a_layer = explanation.class_index, bool(AT_A_LAYER & {*explanation.maps})
+    index, at_a_layer = explanation.class_index, bool(methods.AT_A_LAYER & {*explanation.maps})
     return {
         "network": network.name,
         "layer": network.layer if at_a_layer else None,

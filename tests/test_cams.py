@@ -171,6 +171,53 @@ def test_one_logit_is_two_classes(method):
     np.testing.assert_array_equal(method(one, images()), method(one, images(), top))
 
 
+# with scores
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+@pytest.mark.parametrize("asked", [None, 2, [3, 0, 1]])
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_scores_come_with_the_maps_they_are_of(method, asked, batch_size):
+    model, batch = network(), images()
+    found = method(model, batch, asked, batch_size=batch_size, return_scores=True)
+    np.testing.assert_array_equal(
+        found.heatmaps, method(model, batch, asked, batch_size=batch_size)
+    )
+    logits = model(batch).numpy()
+    classes = logits.argmax(axis=1) if asked is None else np.broadcast_to(asked, 3)
+    np.testing.assert_array_equal(found.class_index, classes)
+    np.testing.assert_allclose(found.scores, logits[np.arange(3), classes], rtol=1e-5)
+    assert [each.dtype for each in found] == [np.float32, np.int32, np.float32]
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+def test_scores_of_one_logit_have_the_sign_of_the_class(method):
+    model, batch = network(classes=1), images()
+    logit = model(batch).numpy()[:, 0]
+    for index, sign in ((0, -1), (1, 1)):
+        found = method(model, batch, index, return_scores=True)
+        np.testing.assert_allclose(found.scores, sign * logit, rtol=1e-5)
+    found = method(model, batch, return_scores=True)
+    np.testing.assert_array_equal(found.class_index, logit > 0)
+    np.testing.assert_allclose(found.scores, np.abs(logit), rtol=1e-5)
+
+
+def test_scores_cost_no_other_trace(monkeypatch):
+    model, made = network(), []
+    monkeypatch.setattr(compiled, "_derivative", counted(compiled._derivative, made))
+    for return_scores in (False, True, False):
+        cams.layer_cam(model, images(), 0, return_scores=return_scores)
+    assert len(made) == 1
+
+
+def counted(call, made):
+    def counting(*arguments, **options):
+        made.append(1)
+        return call(*arguments, **options)
+
+    return counting
+
+
 # Score-CAM by hand
 
 

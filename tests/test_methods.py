@@ -171,3 +171,59 @@ def test_errors_of_the_method_come_through(model, images):
         methods.heatmaps("Grad-CAM", model, images, layer="middle")
     with pytest.raises(ValueError, match="class"):
         methods.heatmaps("edges", model, images, 9)
+
+
+# maps with their scores
+
+
+@pytest.mark.parametrize("batch_size", [2, 32])
+@pytest.mark.parametrize("asked", [None, 2, [3, 0, 1]])
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_scored_maps_are_unplaced_with_class_and_logit(name, asked, batch_size, model, images):
+    options = {**CHEAP.get(name, {}), "batch_size": batch_size}
+    found = methods.scored_maps(name, model, images, asked, **options)
+    logits = model(images).numpy()
+    classes = logits.argmax(axis=1) if asked is None else np.broadcast_to(asked, 3)
+    np.testing.assert_array_equal(found.class_index, classes)
+    np.testing.assert_allclose(found.scores, logits[np.arange(3), classes], rtol=1e-5)
+    assert (found.class_index.dtype, found.scores.dtype) == (np.int32, np.float32)
+    maps = {**methods.CAMS, **methods.AT_THE_PIXELS}[name](model, images, asked, **options)
+    expected = maps if name in methods.CAMS else np.abs(maps).max(axis=-1)
+    np.testing.assert_array_equal(found.heatmaps, expected)
+    assert found.heatmaps.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["LayerCAM", "Score-CAM", "guided Grad-CAM"])
+def test_scored_maps_get_layer_and_placement(name, model, images):
+    asked = {"layer": "first", "placement": "resize"}
+    found = methods.scored_maps(name, model, images, 1, **asked, **CHEAP.get(name, {}))
+    if name == "LayerCAM":
+        expected = cams.layer_cam(model, images, 1, layer="first")
+    elif name == "Score-CAM":
+        expected = cams.score_cam(model, images, 1, max_maps=4, **asked)
+    else:
+        expected = np.abs(gradients.guided_grad_cam(model, images, 1, **asked)).max(axis=-1)
+    np.testing.assert_array_equal(found.heatmaps, expected)
+
+
+@pytest.mark.parametrize("name", ["Grad-CAM", "Score-CAM", "saliency"])
+def test_scores_of_one_logit_have_the_sign_of_the_class(name, images):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((*SIZE, 3))
+    x = L.Conv2D(4, 3, activation="relu", name="last")(inputs)
+    single = keras.Model(inputs, L.Dense(1)(L.Flatten()(x)))
+    logit = single(images).numpy()[:, 0]
+    options = CHEAP.get(name, {})
+    for index, sign in ((0, -1), (1, 1)):
+        found = methods.scored_maps(name, single, images, index, **options)
+        np.testing.assert_allclose(found.scores, sign * logit, rtol=1e-5)
+    found = methods.scored_maps(name, single, images, **options)
+    np.testing.assert_array_equal(found.class_index, logit > 0)
+    np.testing.assert_allclose(found.scores, np.abs(logit), rtol=1e-5)
+
+
+def test_scored_maps_are_those_of_methods_alone(model, images):
+    with pytest.raises(ValueError, match="received 'edges'"):
+        methods.scored_maps("edges", model, images)
+    with pytest.raises(ValueError, match="batch_size"):
+        methods.scored_maps("saliency", model, images, batch_size=0)
