@@ -51,10 +51,15 @@ def address(root: Path) -> tuple[str, str]:
     return project["project"]["urls"]["Repository"], project["tool"]["cam-helpers"]["ref"]
 
 
-def setup_cell(url: str, ref: str) -> str:
-    """Return the source of the set-up cell for a repository."""
+def setup_cell(url: str, ref: str, stores: bool = False) -> str:
+    """Return the source of the set-up cell for a repository.
+
+    Colab lacks tf-keras-vis; and Zarr, which a notebook with ``stores`` of maps needs instead.
+    """
     lack = "has no address yet" if PLACEHOLDER in url else "is not here"
     cell = SETUP_CELL.replace("<url>", url).replace("<ref>", ref)
+    if stores:
+        cell = cell.replace("tf_keras_vis", "zarr").replace("tf-keras-vis==0.8.7", "'zarr>=3.1.3'")
     return cell.replace("<placeholder>", PLACEHOLDER).replace("<lack>", lack)
 
 
@@ -68,11 +73,12 @@ def with_badges(text: str, url: str, ref: str) -> str:
 def with_address(notebook: nbformat.NotebookNode, url: str, ref: str) -> nbformat.NotebookNode:
     """Return a copy of a notebook whose badge and set-up cell know the repository."""
     notebook = nbformat.from_dict(notebook)
+    stores = any("cam_helpers.dataset" in cell.source for cell in notebook.cells)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_badges(cell.source, url, ref)
         elif "setup" in cell.metadata.get("tags", []):
-            cell.source = setup_cell(url, ref)
+            cell.source = setup_cell(url, ref, stores)
     return notebook
 
 

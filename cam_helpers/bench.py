@@ -10,17 +10,21 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 import gc
 import json
+import logging
 import multiprocessing
 from pathlib import Path
 import sys
+import tempfile
 import time
 import warnings
 
 from cam_helpers import cams, compiled, data, gradients, layers, models, photos
 from cam_helpers.activations import layer_activations
 from cam_helpers.backend import keras, tf
+from cam_helpers.dataset import explain_dataset
 from cam_helpers.filters import maximize_activation
 from cam_helpers.writing import whole
+import distributed
 import numpy as np
 from tf_keras_vis.gradcam import Gradcam
 from tf_keras_vis.gradcam_plus_plus import GradcamPlusPlus
@@ -29,12 +33,14 @@ from tf_keras_vis.scorecam import Scorecam
 from tf_keras_vis.utils.model_modifiers import GuidedBackpropagation
 from tf_keras_vis.utils.scores import CategoricalScore
 from tqdm import tqdm
+import zarr
 
 GRADIENT_METHODS = (cams.grad_cam, cams.grad_cam_plus_plus, cams.layer_cam, cams.hires_cam)
 PEER = "tf-keras-vis"
 UNRESIZED = {"seek_penultimate_conv_layer": False, "expand_cam": False, "normalize_cam": False}
 UNREDUCED = {"keepdims": True, "gradient_modifier": None, "normalize_map": False}
 MASKS = 32  # that go through the network at once
+CHUNK = 100  # images that do so in a dataset
 WARM_UP = 10  # uses after which memory has settled
 
 
@@ -150,6 +156,35 @@ def score_cam_calls(
     }
 
 
+def into_a_store(model: keras.Model, images: np.ndarray, **options) -> None:
+    """Map images into a store, and throw it away."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = f"{folder}/maps.zarr"
+        options |= {"batch_size": CHUNK, "progress": False}
+        explain_dataset(model, images, "Grad-CAM", store, **options)
+
+
+def dataset_calls(model: keras.Model, images: np.ndarray) -> dict[str, Callable]:
+    """Return the forward passes of many images, and their maps in a store."""
+    forward = forward_pass(model)
+    batches = [tf.constant(images[part]) for part in compiled.parts(len(images), CHUNK)]
+    return {
+        "forward passes": lambda: [forward(batch).numpy() for batch in batches],
+        "explain_dataset": partial(into_a_store, model, images),
+    }
+
+
+def on_clusters(model: keras.Model, images: np.ndarray) -> dict[str, float]:
+    """Return how long two workers of one thread take, in times of what one of them takes."""
+    quiet = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
+    with distributed.LocalCluster(1, **quiet) as one, distributed.LocalCluster(2, **quiet) as two:
+        calls = {
+            name: partial(into_a_store, model, images, client=cluster.get_client())
+            for name, cluster in {"one worker": one, "two workers": two}.items()
+        }
+        return ratios(calls, 5)
+
+
 def speed() -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the ratios on each network: batch size by batch size, of Score-CAM, of filters."""
     fashion = models.to_logits(models.load_fashion_cnn())
@@ -174,6 +209,9 @@ def speed() -> Iterator[tuple[str, dict[str, float]]]:
             del calls[f"{PEER} Scorecam"]  # would take minutes
         yield f"{name}, {maps} maps, at most {MASKS} at once", _apart(calls, 7)
     yield f"{name}, filters", ratios(filter_calls(model, layer), 5)
+    images = data.fashion_mnist().test_images
+    yield f"{name}, {len(images)} maps in a store", ratios(dataset_calls(model, images), 5)
+    yield f"{name}, {len(images)} maps by a cluster", on_clusters(model, images)
 
 
 def peak_of_score_cam(maps: int) -> dict[str, float]:
@@ -183,6 +221,20 @@ def peak_of_score_cam(maps: int) -> dict[str, float]:
         cams.score_cam(backbone.model, _cat(backbone), 0, max_maps=count, batch_size=MASKS)
         peaks.append(memory("VmHWM"))
     return {"at most": peaks[1], "beyond one batch": peaks[1] - peaks[0]}
+
+
+def peak_of_a_dataset(count: int) -> dict[str, float]:
+    """Return the MiB that this process took at most to map so many images from disk to disk."""
+    model = models.to_logits(models.load_fashion_cnn())
+    with tempfile.TemporaryDirectory() as folder:
+        shape, chunks = (count, 28, 28, 1), (CHUNK, 28, 28, 1)
+        path = f"{folder}/images.zarr"
+        images = zarr.create_array(path, shape=shape, chunks=chunks, dtype="float32")
+        rng = np.random.default_rng(0)
+        for part in compiled.parts(count, CHUNK):
+            images[part] = rng.random((CHUNK, 28, 28, 1), np.float32)
+        into_a_store(model, path)
+    return {"at most": memory("VmHWM")}
 
 
 def growth(use: Callable, times: int, new_model: bool) -> dict[str, float]:
@@ -220,6 +272,8 @@ def memory(field: str) -> float:
 QUESTIONS = {
     "score_cam, 128 maps": (peak_of_score_cam, 128),
     "score_cam, 512 maps": (peak_of_score_cam, 512),
+    "1,000 images into a store": (peak_of_a_dataset, 1_000),
+    "10,000 images into a store": (peak_of_a_dataset, 10_000),
     "one model explained 200 times": (growth, explain, 200, False),
     "50 models explained and dropped": (growth, explain, 50, True),
     "50 models called and dropped": (growth, predict, 50, True),

@@ -15,10 +15,10 @@ import re
 import sys
 
 from cam_helpers import __version__
+from cam_helpers.photo_files import SUFFIXES as PHOTOS
 import click
 from tqdm import tqdm
 
-PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FIGURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 NO_FIGURES = (".gif", ".bmp", ".tif", ".tiff", ".eps", ".ps", ".txt", ".json")
 SCALES = ("0..255", "0..1", "-1..1", "caffe", "torch")

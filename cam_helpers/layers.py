@@ -281,7 +281,7 @@ def to_logits(model: keras.Model) -> keras.Model:
         logits = keras.Model(graph.inputs[0], scores, name=model.name)
         _LOGITS[model] = weakref.ref(graph), logits, head
         if activation == "sigmoid" and logits.outputs[0].shape[-1] != 1:
-            _MULTI_LABEL.add(logits)
+            mark_multi_label(logits)
     _, logits, head = _LOGITS[model]
     if head:
         head.set_weights(operation.get_weights())
@@ -296,6 +296,11 @@ def is_multi_label(logits: keras.Model) -> bool:
     Of a model that was built with logits nobody can tell; it counts as one of exclusive classes.
     """
     return logits in _MULTI_LABEL
+
+
+def mark_multi_label(logits: keras.Model) -> None:
+    """Remember of a copy of logits that the model had a sigmoid for each of several labels."""
+    _MULTI_LABEL.add(logits)
 
 
 def to_contrast(model: keras.Model, a: int, b: int) -> keras.Model:

@@ -114,7 +114,7 @@ def own_network(
             f"expected a model of grey or RGB images, received '{model.name}', which takes "
             f"{channels} channels: explain it in Python, where images can be any array."
         )
-    if scale is None and not _rescales(model):
+    if scale is None and not rescales(model):
         raise ValueError(
             f"expected to know how the training of '{model.name}' scaled pixels, received no "
             f"scale: give --scale, one of {', '.join(SCALES)}."
@@ -197,6 +197,16 @@ def layer_table(network: Network) -> list[list[str]]:
     return rows
 
 
+def rescales(model: keras.Model) -> bool:
+    """Return whether a model has a layer, also inside another model, that scales pixels itself."""
+    return any(
+        rescales(node.operation)
+        if layers.is_nested(node.operation)
+        else type(node.operation).__name__ in ("Rescaling", "Normalization")
+        for node in layers.nodes(model)
+    )
+
+
 def _shapes(model):
     """The output's shape of each layer by its path."""
     shapes = {}
@@ -222,15 +232,6 @@ def _layer(model, layer, size):
     except ValueError:
         return path, "resize"
     return path, "receptive_field"
-
-
-def _rescales(model):
-    return any(
-        _rescales(node.operation)
-        if layers.is_nested(node.operation)
-        else type(node.operation).__name__ in ("Rescaling", "Normalization")
-        for node in layers.nodes(model)
-    )
 
 
 def _as_imagenet_had_it(images, mode):

@@ -9,6 +9,7 @@ from cam_helpers import photo_pixels
 import numpy as np
 from PIL import Image
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES = 100_000_000  # of a file: decoders keep parts of it in memory, some twice
 MAX_SCANS = 100  # of a JPEG: each is a pass over all pixels, and ten are usual

@@ -30,7 +30,7 @@ def superimpose(
     photo
         (height, width, 3), values in [0, 1].
     heatmap
-        (height, width) of the photo, values in [0, 1]; see :func:`place` and :func:`stretch`.
+        (height, width) of the photo, values in [0, 1]; see ``placement.place`` and :func:`stretch`.
     strength
         Factor of the colours.
     emphasize

@@ -133,10 +133,11 @@ def explained(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_one(folder: str | Path) -> Iterator[None]:
+def only_one(folder: str | Path, lock: Path | None = None) -> Iterator[None]:
     """Hold a folder for this run alone, and clear away what a killed one left half written in it.
 
-    The lock is the system's, on the folder's file ``.lock``: a run that is killed leaves none.
+    The lock is the system's, on the file ``lock``, or else on the folder's file ``.lock``: a run
+    that is killed leaves none.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def only_one(folder: str | Path) -> Iterator[None]:
         If nothing can be written there.
     """
     folder = Path(folder)
-    lock = filelock.FileLock(folder / ".lock")
+    lock = filelock.FileLock(lock or folder / ".lock")
     try:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,10 @@ def test_a_placeholder_is_never_given_to_git(tmp_path):
 
 
 @needs_timeout
-def test_tf_keras_vis_is_installed_where_it_is_missing(tmp_path):
+@pytest.mark.parametrize(
+    ("stores", "asked"), [(False, "tf-keras-vis==0.8.7"), (True, "zarr>=3.1.3")]
+)
+def test_what_colab_lacks_is_installed(stores, asked, tmp_path):
     shutil.copytree(STAND_IN, tmp_path / "path")
     pip = tmp_path / "path" / "pip"
     pip.mkdir()
@@ -110,14 +113,24 @@ def test_tf_keras_vis_is_installed_where_it_is_missing(tmp_path):
     (pip / "__main__.py").write_text("import sys; open('asked', 'w').write(' '.join(sys.argv[1:]))")
     (tmp_path / "cam_helpers").mkdir()
     (tmp_path / "cam_helpers" / "__init__.py").touch()
-    cell = badges.setup_cell("https://example.org/cam", "main")
+    cell = badges.setup_cell("https://example.org/cam", "main", stores)
     subprocess.run(  # -S: a Python without site-packages, hence without tf-keras-vis
         [sys.executable, "-S", "-c", f"import google.colab\n{cell}"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "path")},
         check=True,
     )
-    assert (tmp_path / "asked").read_text() == "install -q tf-keras-vis==0.8.7"
+    assert (tmp_path / "asked").read_text() == f"install -q {asked}"
+
+
+def test_a_notebook_with_stores_of_maps_gets_zarr():
+    setup = nbformat.v4.new_code_cell("", metadata={"tags": ["setup"]})
+    uses = nbformat.v4.new_code_cell("from cam_helpers.dataset import explain_dataset")
+    for cells, wanted in (([setup], "tf-keras-vis"), ([setup, uses], "zarr")):
+        notebook = nbformat.v4.new_notebook(cells=cells)
+        cell = badges.with_address(notebook, "https://example.org/cam", "main").cells[0]
+        assert f"pip install -q {wanted}" in cell.source.replace("'zarr", "zarr")
+        assert len(cell.source.splitlines()) <= 25
 
 
 def test_an_address_is_written_into_badges_and_cell():

@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [
     Requirement(line)
-    for line in PROJECT["dependencies"] + EXTRAS["run"] + EXTRAS["dev"]
+    for line in sum(EXTRAS.values(), PROJECT["dependencies"])
     if not line.startswith("cam-helpers")
 ]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())

@@ -226,6 +226,52 @@ def test_a_folder_has_one_writer_and_a_killed_one_leaves_no_lock(tmp_path):
         pass
 
 
+def test_a_lock_may_lie_beside_the_folder(tmp_path):
+    folder, lock = tmp_path / "new" / "folder", tmp_path / "new" / "lock"
+    with writing.only_one(folder, lock):
+        assert names(tmp_path) == ["new", "new/folder", "new/lock"]
+        message = f"writes into '{folder}', received a folder"
+        with pytest.raises(BlockingIOError, match=message), writing.only_one(folder, lock):
+            pass
+        with writing.only_one(folder):  # another lock
+            pass
+    (folder / ".a.part").touch()
+    with writing.only_one(folder, lock):  # free again
+        assert names(folder) == [".lock"]
+
+
+BESIDE = """
+import sys
+from pathlib import Path
+from cam_helpers import writing
+folder = Path(sys.argv[1])
+try:
+    with writing.only_one(folder / "there", folder / ".lock"):
+        print("entered")
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="only_one does not explain where its lock cannot be made")
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a Linux capability")
+def test_a_lock_that_cannot_be_made(tmp_path):
+    (tmp_path / "there").mkdir()
+    tmp_path.chmod(0o555)
+    done = subprocess.run(
+        [sys.executable, "-c", BESIDE, str(tmp_path)],
+        cwd=ROOT,
+        preexec_fn=drop_root_s_right_to_write_anywhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == (
+        f"could not write '{tmp_path / '.lock'}': this user may not write there: name another "
+        "folder, or change who may write there.\n"
+    )
+
+
 STOPPED = """
 import signal, sys, time
 from cam_helpers import writing
