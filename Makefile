@@ -19,8 +19,8 @@ READY := packages
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit smoke check notebooks bench peers league fuzz models audit badges weights lock \
-	colab packages
+.PHONY: help run test lint unit smoke check notebooks site bench peers league fuzz models audit badges \
+	weights lock colab browser packages
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -36,7 +36,7 @@ lint: $(READY)  ## style of code and notebooks
 	"$(BIN)/python" -m cam_helpers.badges --check
 
 unit: $(READY)  ## tests of the helpers
-	"$(BIN)/python" -m pytest -n 2 --ignore=tests/test_notebooks.py
+	"$(BIN)/python" -m pytest -n 2 --ignore=tests/test_notebooks.py --ignore=tests/browser
 
 smoke: $(READY)  ## each notebook with small parameters (papermill)
 	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k "not stored"
@@ -48,8 +48,15 @@ notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 	@"$(BIN)/python" -c '$(REAL_DATA)'
 	"$(BIN)/jupyter" nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
-	"$(BIN)/jupyter" nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
+	"$(BIN)/jupyter" nbconvert --to notebook --inplace --coalesce-streams \
+		--Exporter.preprocessors=cam_helpers.stored_widgets.WithoutWidgets notebooks/*.ipynb
 	cp build/gradcam_and_gradcam_plus_plus.png data/
+
+site: $(READY)  ## the notebooks as stored and the reference as web pages, in build/site
+	"$(BIN)/python" -m cam_helpers.site $(ARGS)
+
+browser: $(READY) .venv-widgets7/ready  ## explorer and site in Chromium, which must be there
+	"$(BIN)/python" -m pytest tests/browser
 
 bench: $(READY)  ## how many forward passes a map costs, and how much memory; writes build/bench.json
 	"$(BIN)/python" -m cam_helpers.bench
@@ -101,6 +108,14 @@ colab:  ## run the notebooks with Colab's versions, from another folder (Python 
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps xplique==2.0.2
 	@touch $@
 
+# Colab's ipywidgets: JupyterLab 3 shows them, and the kernel finds them before .venv's own.
+.venv-widgets7/ready: tests/browser/requirements.txt
+	$(PYTHON) -m venv --clear .venv-widgets7
+	.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	.venv-widgets7/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--target .venv-widgets7/kernel ipywidgets==7.7.1 ipython_genutils==0.2.0
+	@touch $@
+
 .venv-audit/ready:
 	$(PYTHON) -m venv --clear .venv-audit
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
@@ -108,7 +123,7 @@ colab:  ## run the notebooks with Colab's versions, from another folder (Python 
 
 packages:
 	@"$(BIN)/python" -c 'import importlib.util as u, sys; \
-		lacking = [n for n in ("tensorflow", "tf_keras_vis", "papermill", "nbval", "ruff") \
+		lacking = [n for n in ("tensorflow", "tf_keras_vis", "papermill", "nbval", "zarr", "ruff") \
 			if u.find_spec(n) is None]; \
 		sys.exit("$(VENV) lacks " + ", ".join(lacking) + \
 			": pip install -r requirements.lock there, or run make without VENV" if lacking else 0)'

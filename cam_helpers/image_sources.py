@@ -131,6 +131,8 @@ def _load(paths, size, grey):
     for image, path in zip(images, paths, strict=True):
         try:
             image[:] = photos.load_photo(path, size)
+        except FileNotFoundError:  # the whole folder may be missing: on another machine it often is
+            raise
         except (OSError, ValueError):
             continue
     return images @ GREY if grey else images

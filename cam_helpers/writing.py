@@ -147,11 +147,12 @@ def only_one(folder: str | Path, lock: Path | None = None) -> Iterator[None]:
         If nothing can be written there.
     """
     folder = Path(folder)
-    lock = filelock.FileLock(lock or folder / ".lock")
+    held = filelock.FileLock(lock or folder / ".lock")
     try:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
+        with explained(lock or folder):
+            held.acquire(blocking=False)
     except filelock.Timeout as error:
         raise BlockingIOError(
             f"expected to be the only run that writes into '{folder}', received a folder that "
@@ -162,7 +163,7 @@ def only_one(folder: str | Path, lock: Path | None = None) -> Iterator[None]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 @contextlib.contextmanager

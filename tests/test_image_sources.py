@@ -149,3 +149,12 @@ def test_arrays_of_other_things_are_refused():
             image_sources.read(batch)
     with pytest.raises(ValueError, match=r"^expected images as an array of real numbers"):
         opened(functools.partial(print))
+
+
+def test_a_photo_that_is_gone_is_an_error_and_not_a_gap(model, tmp_path):
+    """As on a worker that does not see the folder: it would make a store of nothing."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (batch,) = opened(tmp_path, model).batches([slice(0, 1)])
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="is no file: check its name and folder"):
+        image_sources.read(batch)

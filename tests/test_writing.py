@@ -253,7 +253,6 @@ except OSError as error:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="only_one does not explain where its lock cannot be made")
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a Linux capability")
 def test_a_lock_that_cannot_be_made(tmp_path):
     (tmp_path / "there").mkdir()
