@@ -7,6 +7,7 @@ the pixel or, where its text says so, in the unit of the score. For a picture in
 """
 
 from collections.abc import Iterator
+import itertools
 
 from cam_helpers import cams, compiled
 from cam_helpers.arrays import as_numbers, brief, check_count, check_number, check_range
@@ -14,10 +15,10 @@ from cam_helpers.backend import keras
 from cam_helpers.checks import ClassIndex, check_finite, check_request
 from cam_helpers.once import once
 from cam_helpers.placement import Placement, place
+from cam_helpers.progress import Progress, passes
 from cam_helpers.receptive_field import field_of
 from cam_helpers.relu_rules import Rule, check_relus
 import numpy as np
-from tqdm import tqdm
 
 
 def saliency(
@@ -114,7 +115,7 @@ def smooth_grad(
     samples: int = 50,
     seed: int = 0,
     batch_size: int = 32,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> np.ndarray:
     r"""Return the gradient averaged over noisy copies of each image.
 
@@ -135,7 +136,7 @@ def smooth_grad(
     batch_size
         Copies that go through the network at once.
     progress
-        Show a progress bar.
+        Show a progress bar; or a callable that all passes go through, as with ``progress.passes``.
 
     Returns
     -------
@@ -157,11 +158,11 @@ def smooth_grad(
     check_range("noise", np.array(noise * np.ptp(images)), power=2)
     run = compiled.score_gradients(model)
     maps = np.empty(images.shape, np.float32)
-    for index, part in _one_by_one(images, progress):
+    for index, part, batches in _one_by_one(len(images), samples, batch_size, progress):
         _, _, (chosen,) = run(images[part], wanted[part])
         image, rng = images[index], np.random.default_rng(seed)
         deviation, total = noise * np.ptp(image), np.zeros(image.shape)
-        for some in compiled.parts(samples, batch_size):
+        for some in batches:
             size = len(range(samples)[some])
             noisy = image + deviation * rng.standard_normal((size, *image.shape), np.float32)
             gradients, _, _ = run(noisy.astype(np.float32), np.full(size, chosen))
@@ -180,7 +181,7 @@ def integrated_gradients(
     steps: int = 50,
     complete: bool = True,
     batch_size: int = 32,
-    progress: bool = False,
+    progress: Progress = False,
 ) -> np.ndarray:
     r"""Return how much each pixel adds to the class score on the way from a baseline to the image.
 
@@ -206,7 +207,7 @@ def integrated_gradients(
     batch_size
         Steps that go through the network at once.
     progress
-        Show a progress bar.
+        Show a progress bar; or a callable that all passes go through, as with ``progress.passes``.
 
     Returns
     -------
@@ -228,11 +229,11 @@ def integrated_gradients(
     run = compiled.score_gradients(model)
     times = ((np.arange(steps) + 0.5) / steps).astype(np.float32)[:, None, None, None]
     maps = np.empty(images.shape, np.float32)
-    for index, part in _one_by_one(images, progress):
+    for index, part, batches in _one_by_one(len(images), steps, batch_size, progress):
         _, score, chosen = run(images[part], wanted[part])
         _, floor, _ = run(start[np.newaxis], chosen)
         way, sums, slopes = images[index] - start, np.zeros((2, *start.shape)), []
-        for some in compiled.parts(steps, batch_size):
+        for some in batches:
             points = start + times[some] * way
             found, _, _ = run(points, np.repeat(chosen, len(points)))
             shares = found.numpy() * way.astype(np.float64)  # (steps, height, width, channels)
@@ -297,9 +298,11 @@ def _sent_back(rule: Rule, model, images, class_index, batch_size):
     return check_finite(model, np.concatenate(found))
 
 
-def _one_by_one(images, progress) -> Iterator[tuple[int, slice]]:
-    for index in tqdm(range(len(images)), "images", disable=not progress, leave=False):
-        yield index, slice(index, index + 1)
+def _one_by_one(images, samples, batch_size, progress) -> Iterator[tuple[int, slice, Iterator]]:
+    """Yield each image's index, as a number and a slice, and its batches of samples."""
+    every = [(i, some) for i in range(images) for some in compiled.parts(samples, batch_size)]
+    for index, own in itertools.groupby(passes(every, "passes", progress), lambda each: each[0]):
+        yield index, slice(index, index + 1), (some for _, some in own)
 
 
 def _baseline(baseline, shape):
