@@ -260,10 +260,10 @@ def test_find_classes():
 
 
 def test_typing_narrows_the_list_and_chooses_the_only_one(shown):
-    before = shown.classes.value
+    shown.search.value = "polecat"
     shown.search.value = "crane"
     assert [value for _, value in shown.classes.options] == [5, 6]
-    assert shown.class_index == before
+    assert (shown.classes.value, shown.class_index) == (None, 2)
     shown.classes.value = 6
     assert words(shown.pictures[1]).startswith("Grad-CAM of crane")
     shown.search.value = "tu"
@@ -402,6 +402,15 @@ def test_a_photo_that_is_not_there_is_a_sentence(backbone, tmp_path):
     assert words(shown.pictures[1]).startswith("Grad-CAM")
 
 
+def test_photos_without_a_name_are_numbered(backbone, tmp_path):
+    path = tmp_path / "mine.png"
+    Image.fromarray(CAT.astype(np.uint8)).save(path)
+    shown = explorer.explore(backbone, [CAT / 255, path, CAT / 255])
+    assert shown.photo.options == ("photo 1", str(path), "photo 3")
+    shown.photo.value = str(path)
+    np.testing.assert_array_equal(pixels(shown.pictures[0]), CAT.astype(np.uint8))
+
+
 @pytest.mark.parametrize("wrong", ["cat", [], {}, CAT, None])
 def test_photos_must_be_several(backbone, wrong):
     with pytest.raises(ValueError, match=r"^expected a list or dict of at least one photo, rec"):
@@ -511,9 +520,9 @@ def test_a_notebook_keeps_its_text_but_no_widget():
     view = {"text/plain": "Explorer", "application/vnd.jupyter.widget-view+json": {"model_id": 1}}
     outputs = [new_output("execute_result", data=view), new_output("stream", text="0.5")]
     cells = [new_code_cell("explore()", outputs=outputs), new_markdown_cell("so")]
-    notebook = new_notebook(cells=cells, metadata={"widgets": {"state": 1}, "kernelspec": {}})
+    notebook = new_notebook(cells=cells, metadata={"widgets": {"state": 1}, "title": "x"})
     stored, _ = WithoutWidgets().preprocess(notebook, {})
-    assert stored.metadata == {"kernelspec": {}}
+    assert stored.metadata == {"title": "x"}
     assert stored.cells[0].outputs[0].data == {"text/plain": "Explorer"}
     assert stored.cells[0].outputs[1].text == "0.5"
 
