@@ -179,7 +179,7 @@ def on_clusters(model: keras.Model, images: np.ndarray) -> dict[str, float]:
     quiet = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
     with distributed.LocalCluster(1, **quiet) as one, distributed.LocalCluster(2, **quiet) as two:
         calls = {
-            name: partial(into_a_store, model, images, client=cluster.get_client())
+            name: partial(into_a_store, model, images, client=distributed.Client(cluster))
             for name, cluster in {"one worker": one, "two workers": two}.items()
         }
         return ratios(calls, 5)

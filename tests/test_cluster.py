@@ -52,7 +52,7 @@ def workers():
 
 @pytest.fixture
 def client(workers):
-    with distributed.Client(workers) as client:
+    with distributed.Client(workers, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=60)
         yield client
         # nothing stays behind
@@ -362,7 +362,8 @@ def test_no_workers(model, images, tmp_path, monkeypatch):
         "expected a cluster with workers, received one that had none for 0.1 s: start some, and "
         "call it again."
     )
-    with distributed.LocalCluster(n_workers=0, **IN_THREADS) as none, none.get_client() as client:
+    none = distributed.LocalCluster(n_workers=0, **IN_THREADS)
+    with none, distributed.Client(none, set_as_default=False) as client:
         with pytest.raises(OSError, match=f"^{re.escape(message)}$"):
             explain(model, images, tmp_path / "store", client=client)
         assert not (tmp_path / "store").exists()
@@ -379,7 +380,8 @@ def test_workers_that_are_threads_take_turns(model, images, tmp_path):
 @pytest.mark.parametrize("what", ["client", "cluster"])
 def test_a_cluster_that_ends_is_told(what, model, images, tmp_path, monkeypatch, capfd):
     running = distributed.LocalCluster(n_workers=1, threads_per_worker=1, **IN_THREADS)
-    client, wait = distributed.Client(running), distributed.as_completed.__next__
+    client = distributed.Client(running, set_as_default=False)
+    wait = distributed.as_completed.__next__
 
     def ends(self):
         (client if what == "client" else running).close()

@@ -21,6 +21,7 @@ QUIET = """
 """
 # Lab 4 and 3.6 ask for news on the network; the extension manager asks for extensions.
 NO_NEWS = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDGETS_7 = ROOT / ".venv-widgets7"
 
 
@@ -28,9 +29,9 @@ WIDGETS_7 = ROOT / ".venv-widgets7"
 def chromium():
     """Chromium, started, or a skip that says what lacks."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        pytest.skip("there is no chromium on the PATH")
+        pytest.skip(f"there is no {' or '.join(BROWSERS)} on the PATH")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=path, args=QUIET.split())
         yield browser
