@@ -177,7 +177,8 @@ def dataset_calls(model: keras.Model, images: np.ndarray) -> dict[str, Callable]
 def on_clusters(model: keras.Model, images: np.ndarray) -> dict[str, float]:
     """Return how long two workers of one thread take, in times of what one of them takes."""
     quiet = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
-    with distributed.LocalCluster(1, **quiet) as one, distributed.LocalCluster(2, **quiet) as two:
+    clusters = [distributed.LocalCluster(n_workers=count, **quiet) for count in (1, 2)]
+    with clusters[0] as one, clusters[1] as two:
         calls = {
             name: partial(into_a_store, model, images, client=distributed.Client(cluster))
             for name, cluster in {"one worker": one, "two workers": two}.items()

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 import contextlib
 import functools
+import math
 import pickle
 import threading
+import time
 import uuid
 import warnings
 
@@ -22,6 +24,7 @@ import numpy as np
 
 Found = tuple[slice, np.ndarray, Scored | None]
 SECONDS_TO_FIND_A_WORKER = 60
+SECONDS_BETWEEN_LOOKS = 1  # at how many there are
 _SENT = {}  # on a worker: key -> [pickle], or once it was needed [what it holds]
 _ONE_AT_A_TIME = threading.Lock()  # a worker may have several threads
 
@@ -90,9 +93,11 @@ def _explained(client, pickled, tasks):
 
 def _in_turn(client, running, key, tasks):
     """Keep two batches a worker on their way, and yield what comes back."""
-    task = next(tasks, None)
+    task, looked = next(tasks, None), -math.inf
     while task is not None or not running.is_empty():
-        while task is not None and running.count() < 2 * max(1, len(client.nthreads())):
+        if time.monotonic() > looked + SECONDS_BETWEEN_LOOKS:  # asking takes as long as a batch
+            at_once, looked = 2 * max(1, len(client.nthreads())), time.monotonic()
+        while task is not None and running.count() < at_once:
             with warnings.catch_warnings(action="ignore"):  # that a batch is large
                 running.add(client.submit(_explain, key, cloudpickle.dumps(task), pure=False))
             task = next(tasks, None)
