@@ -9,11 +9,9 @@ from cam_helpers import backbones, cams, compiled, explaining, layers
 from cam_helpers.backbones import Backbone
 from cam_helpers.backend import keras
 from cam_helpers.methods import AT_A_LAYER, heatmaps
-from cam_helpers.networks import Network
+from cam_helpers.networks import Network, placement_at
 from cam_helpers.photos import load_photo
-from cam_helpers.placement import Placement
 from cam_helpers.progress import Progress
-from cam_helpers.receptive_field import field_of
 import numpy as np
 
 SLOW = {  # methods of many passes through the network, and the fewest that they do with
@@ -165,15 +163,6 @@ def network_of(backbone: Backbone, layer: str | None = None) -> Network:
         layer,
         placement_at(backbone.model, layer, backbone.input_size),
     )
-
-
-def placement_at(model: keras.Model, layer: str | None, size: tuple[int, int]) -> Placement:
-    """Return where the map of a layer is drawn: where it looked or, if unknown, ``"resize"``."""
-    try:
-        field_of(model, layer, size, "receptive_field")
-    except ValueError:
-        return "resize"
-    return "receptive_field"
 
 
 def in_words(network: Network, index: int, probabilities: np.ndarray) -> str:

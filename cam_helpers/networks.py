@@ -197,6 +197,15 @@ def layer_table(network: Network) -> list[list[str]]:
     return rows
 
 
+def placement_at(model: keras.Model, layer: str | None, size: tuple[int, int]) -> Placement:
+    """Return where the map of a layer is drawn: where it looked or, if unknown, ``"resize"``."""
+    try:
+        field_of(model, layer, size, "receptive_field")
+    except ValueError:
+        return "resize"
+    return "receptive_field"
+
+
 def rescales(model: keras.Model) -> bool:
     """Return whether a model has a layer, also inside another model, that scales pixels itself."""
     return any(
@@ -227,11 +236,7 @@ def _layer(model, layer, size):
         return None, "resize"
     layers.split(model, layer)
     path = cams.layer_path(model, layer)
-    try:
-        field_of(model, path, size, "receptive_field")
-    except ValueError:
-        return path, "resize"
-    return path, "receptive_field"
+    return path, placement_at(model, path, size)
 
 
 def _as_imagenet_had_it(images, mode):
