@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from cam_helpers import backbones, cams, compiled, explaining, layers
 from cam_helpers.backbones import Backbone
-from cam_helpers.backend import keras
 from cam_helpers.methods import AT_A_LAYER, heatmaps
 from cam_helpers.networks import Network, placement_at
 from cam_helpers.photos import load_photo

@@ -12,6 +12,7 @@ from cam_helpers import (
     explorer_controls,
     explorer_maps,
     methods,
+    networks,
     photos,
     plots,
 )
@@ -191,7 +192,7 @@ def test_maps_are_placed_by_resizing_only_where_it_is_said(backbone, shown, monk
     def unknown(*_):
         raise ValueError
 
-    monkeypatch.setattr(explorer_maps, "field_of", unknown)
+    monkeypatch.setattr(networks, "field_of", unknown)
     shown.search.value = "tub"
     heatmap = expected(backbone, "Grad-CAM", 3, placement="resize")
     assert not np.allclose(heatmap, placed)
