@@ -173,6 +173,7 @@ def explain_dataset(
     with map_stores.alone(store), writing.explained(str(store)):
         shape = (source.count, *one.shape[1:])
         group = map_stores.opened(store, recipe, versions(), shape, source.files)
+        arrays = {name: group[name] for name in map_stores.ARRAYS}  # to look each up takes time
         todo = map_stores.missing(group, parts)
         done = source.count - sum(part.stop - part.start for part in todo)
         bad = []
@@ -181,7 +182,7 @@ def explain_dataset(
             writing.stoppable(lambda: f"after {done} images of {source.count}: call it again."),
         ):
             for part, good, found in explained(_tasks(source, todo, wanted)):
-                map_stores.write(group, part, good, found)
+                map_stores.write(arrays, part, good, found)
                 bad += [part.start + row for row in np.flatnonzero(~good)]
                 done += len(good)
                 bar.update(len(good))

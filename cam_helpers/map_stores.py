@@ -3,7 +3,7 @@
 The scores of a chunk are written last: where they are, the chunk is whole.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 from pathlib import Path
@@ -119,10 +119,12 @@ def missing(group: zarr.Group, parts: list[slice]) -> list[slice]:
     return [part for part in parts if not there[part].all()]
 
 
-def write(group: zarr.Group, part: slice, good: np.ndarray, found: Scored | None) -> None:
+def write(
+    arrays: Mapping[str, zarr.Array], part: slice, good: np.ndarray, found: Scored | None
+) -> None:
     """Write a chunk: what was found for its good images (bool), and nothing for the others."""
     for number, (name, nothing) in enumerate(NOTHING.items()):
-        array = group[name]
+        array = arrays[name]
         chunk = np.full((len(good), *array.shape[1:]), nothing, array.dtype)
         if found is not None:
             chunk[good] = found[number]
