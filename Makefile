@@ -39,10 +39,10 @@ unit: $(READY)  ## tests of the helpers
 	"$(BIN)/python" -m pytest -n 2 --ignore=tests/test_notebooks.py --ignore=tests/browser
 
 smoke: $(READY)  ## each notebook with small parameters (papermill)
-	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k "not stored"
+	"$(BIN)/python" -m pytest -n 2 --maxschedchunk=1 tests/test_notebooks.py -k "not stored"
 
 check: $(READY)  ## stored outputs against a fresh run (nbval)
-	"$(BIN)/python" -m pytest -n 2 tests/test_notebooks.py -k stored
+	"$(BIN)/python" -m pytest -n 2 --maxschedchunk=1 tests/test_notebooks.py -k stored
 
 notebooks: badges  ## run the notebooks and store their outputs (nbconvert)
 	@"$(BIN)/python" -c '$(REAL_DATA)'
