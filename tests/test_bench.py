@@ -37,6 +37,13 @@ def test_ratios_of_calls_repeated_within_a_turn(clock):
     assert bench.ratios(calls, turns=2, repeats=2) == {"two": 1, "five": 2.5}
 
 
+def test_clusters_are_compared_turn_by_turn(monkeypatch):
+    seconds = {1: iter([4, 8, 10]), 2: iter([2, 6, 1])}
+    call = lambda model, images, workers: next(seconds[workers])  # noqa: E731
+    monkeypatch.setattr(bench, "_on_a_cluster", call)
+    assert bench.on_clusters(None, None) == {"one worker": 1, "two workers": 0.5}
+
+
 def test_the_garbage_collector_runs_again_even_after_an_error():
     with pytest.raises(ZeroDivisionError):
         bench.ratios({"one": lambda: 1 / 0})
