@@ -24,6 +24,10 @@ import psutil
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
+QUIET = [  # of what a kernel says of itself, also at its end, when logs have nowhere to go
+    "--IPKernelApp.log_level=CRITICAL",
+    "--IPKernelApp.exec_lines=import logging; logging.raiseExceptions = False",
+]
 
 
 @dataclass
@@ -87,7 +91,7 @@ def _execute(path, executed, parameters, run):
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},  # where the kernel starts
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],  # what a kernel says of itself
+            extra_arguments=QUIET,
         )
     except papermill.PapermillExecutionError as failure:
         run.error = f"In [{failure.exec_count}]: {failure.ename}: {failure.evalue}"

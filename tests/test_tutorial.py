@@ -22,6 +22,16 @@ def write(folder, name, *sources):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / f"{name}.ipynb")
 
+LOGS_AT_ITS_END = """import atexit, logging, sys
+to_the_notebook = logging.StreamHandler()
+
+def log_late():
+    to_the_notebook.stream.close()
+    sys.stderr = sys.__stderr__
+    to_the_notebook.handle(logging.makeLogRecord({}))
+
+atexit.register(log_late)"""
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
@@ -84,3 +94,9 @@ def test_only_says_what_there_is(invoke):
     assert done.exit_code == 2
     assert "expected notebooks like '7…'" in done.stderr
     assert "found 01_fine, 02_broken, 03_dies, 04_fine, 05_no_notebook" in done.stderr
+
+
+def test_what_a_kernel_says_at_its_end_reaches_no_reader(tmp_path, capfd):
+    write(tmp_path, "01_late", LOGS_AT_ITS_END)
+    assert tutorial.run_notebook(tmp_path / "01_late.ipynb", tmp_path / "out", {}).error == ""
+    assert capfd.readouterr() == ("", "")
