@@ -22,6 +22,7 @@ def write(folder, name, *sources):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / f"{name}.ipynb")
 
+
 LOGS_AT_ITS_END = """import atexit, logging, sys
 to_the_notebook = logging.StreamHandler()
 
