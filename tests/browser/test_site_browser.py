@@ -5,7 +5,6 @@ import http.server
 import os
 from pathlib import Path
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,11 +14,9 @@ import filelock
 import pytest
 
 pytest.importorskip("sphinx_book_theme", reason="the site's builder is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = [f"notebooks/{path.stem}.html" for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 PHONE = {"width": 375, "height": 812}
 LOOK = """() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
@@ -81,23 +78,10 @@ def url(site):
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    flags += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with playwright.sync_playwright() as starter:
-        try:
-            running = starter.chromium.launch(executable_path=CHROMIUM, args=flags)
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
-        yield running
-        running.close()
-
-
 @pytest.fixture
-def page(browser, url):
+def page(chromium, url):
     """A page in a light browser; ``page.faults`` has what console and network complain of."""
-    context = browser.new_context(base_url=url, color_scheme="light")
+    context = chromium.new_context(base_url=url, color_scheme="light")
     page = context.new_page()
     page.set_default_timeout(10_000)
     page.faults = []
