@@ -28,7 +28,8 @@ help:  ## show this list
 run: $(READY)  ## run the notebooks into build/ (ARGS="--only 02", "--full", "--jobs 2")
 	"$(BIN)/python" -m cam_helpers.tutorial $(ARGS)
 
-test: lint unit smoke check  ## everything below, down to check
+test: lint unit  ## everything below, down to check
+	"$(BIN)/python" -m pytest -n 2 --maxschedchunk=1 tests/test_notebooks.py
 
 lint: $(READY)  ## style of code and notebooks
 	"$(BIN)/ruff" check .
